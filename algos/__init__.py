@@ -1,0 +1,43 @@
+"""The registry of algorithms and of attackers, and how one is assembled from its settings."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from marl.parts import Intervention, Parts
+from marl.types import EnvSpec
+
+ALGORITHMS: dict[str, str] = {
+    "fox": "algos.fox",
+    "iql": "algos.iql",
+    "qmix": "algos.qmix",
+    "random_attack": "algos.random_attack",
+    "vdn": "algos.vdn",
+}
+ATTACKS: dict[str, str] = {
+    "random_actions": "algos.attacks.random_actions",
+}
+
+
+def module(name: str) -> ModuleType:
+    """The module of a registered algorithm.
+
+    Raises:
+        KeyError: no algorithm of that name.
+    """
+    return import_module(ALGORITHMS[name])
+
+
+def assemble(spec: EnvSpec, config: Any) -> Parts:
+    """The parts of the algorithm that ``config.name`` says; a paper that wraps another one holds it in ``config.base``."""
+    paper = module(config.name)
+    if "wrap" in vars(paper):
+        return paper.wrap(assemble(spec, config.base), spec, config)
+    return paper.build(spec, config)
+
+
+def attack(config: Any) -> Intervention:
+    """The attacker that ``config.name`` says, for evaluation."""
+    return import_module(ATTACKS[config.name]).make(config)

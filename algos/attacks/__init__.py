@@ -1,0 +1,1 @@
+"""Attackers: interventions that can be trained with, or put on any saved policy."""

@@ -1,0 +1,168 @@
+"""Factored values: utilities of single agents, a mixer, double Q-learning with TD(lambda). What papers may import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from marl.dice import Dice, Noise
+from marl.nets import AgentNet
+from marl.ops import best_available, chosen_value, epsilon_greedy, lambda_returns, masked_mean
+from marl.parts import Delay, Descent, JointQ, Loss, Memory, Stats, delayed
+from marl.types import Episodes, EnvSpec, View
+
+
+@dataclass
+class Optimizer:
+    """How the value's parameters change."""
+
+    name: str = "adam"  # adam | rmsprop
+    lr: float = 1e-3
+    alpha: float = 0.99  # rmsprop: decay of the squared gradient
+    eps: float = 1e-8
+    clip: float = 10.0  # global gradient norm
+
+    def make(self, name: str, parameters: list[nn.Parameter]) -> Descent:
+        """The optimiser of ``parameters``, known as ``name`` in errors and checkpoints."""
+        if self.name == "adam":
+            return Descent(name, torch.optim.Adam(parameters, lr=self.lr, eps=self.eps), self.clip)
+        if self.name == "rmsprop":
+            optimizer = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
+            return Descent(name, optimizer, self.clip)
+        raise ValueError(f"algo.optimizer.name={self.name}: not an optimiser; allowed: adam, rmsprop")
+
+
+@dataclass
+class FactoredConfig:
+    """What every factored value has to choose."""
+
+    name: str = "factored"
+    hidden: int = 64  # units of the agent's GRU
+    agent_id: bool = True  # feed the agent its index; False: agents are told apart by their observations alone
+    last_action: bool = True  # feed the agent its previous choice
+    gamma: float = 0.99
+    td_lambda: float = 0.6  # 0: one-step targets
+    double_q: bool = True  # the live network chooses the action that the delayed one values
+    td_weight: float = 0.5  # factor before the squared error: PyMARL2 1/2, PyMARL 1
+    target_every_episodes: int = 200  # hard copy
+    target_tau: float = 0.0  # if positive: soft copy after every update instead
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+class Unrolled(NamedTuple):
+    """An agent network's answer to whole episodes."""
+
+    values: Tensor
+    """(B, T+1, N, A)"""
+    histories: Tensor
+    """(B, T+1, N, H)"""
+    aside: tuple[Tensor, ...] = ()
+    """What a paper's own penalty needs."""
+
+
+class FactoredQ(JointQ):
+    """Q_tot = mixer(Q_1 .. Q_N, s), learned by TD(lambda) towards delayed copies of both.
+
+    ``mixer(chosen (..., N), best (..., N), state (..., S)) -> (..., M)`` with M = 1, or M = N for separate learners.
+    """
+
+    def __init__(self, agent: nn.Module, mixer: nn.Module, config: FactoredConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.agent, self.mixer = agent, mixer
+        self.slow_agent, self.slow_mixer = delayed(agent), delayed(mixer)
+        self.delay = Delay(config.target_every_episodes, config.target_tau)
+
+    def targets(self) -> list[tuple[nn.Module, nn.Module]]:
+        return [(self.slow_agent, self.agent), (self.slow_mixer, self.mixer)]
+
+    def learned(self) -> list[nn.Parameter]:
+        """What the TD error changes."""
+        return [*self.agent.parameters(), *self.mixer.parameters()]
+
+    def equip(self) -> None:
+        self._descent = self.config.optimizer.make("td_loss", self.learned())
+
+    def descents(self) -> list[Descent]:
+        return [self._descent]
+
+    def compilable(self) -> list[nn.Module]:
+        return [self.agent, self.slow_agent, self.mixer, self.slow_mixer]
+
+    # acting
+
+    def memory(self, n: int) -> Memory:
+        return self.agent.start(n)
+
+    def step(self, view: View, memory: Memory, dice: Dice | None) -> tuple[Tensor, Memory]:
+        """Values (E, N, A) at a view, and the memory after it."""
+        return self.agent.step(view.obs, view.last_action, memory)
+
+    def act(self, view: View, memory: Memory, epsilon: float, dice: Dice) -> tuple[Tensor, Memory]:
+        values, memory = self.step(view, memory, dice)
+        if epsilon == 0:
+            return best_available(values, view.avail), memory
+        uniform = dice.uniform("exploration", (values.shape[1], 2))
+        return epsilon_greedy(values, view.avail, epsilon, uniform), memory
+
+    def utilities(self, view: View, memory: Memory) -> Tensor:
+        return self.step(view, memory, None)[0]
+
+    def mix(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
+        return self.mixer(chosen, best, state).squeeze(-1)
+
+    # learning
+
+    def unroll(self, agent: nn.Module, batch: Episodes, noise: Noise, purpose: str) -> Unrolled:
+        """``agent`` over whole episodes; ``purpose`` names the noise, for networks that draw some."""
+        return Unrolled(*agent(batch.obs, batch.last_action))
+
+    def histories(self, batch: Episodes) -> Tensor:
+        return self.agent(batch.obs, batch.last_action)[1]
+
+    def penalty(self, live: Unrolled, batch: Episodes) -> tuple[Tensor | None, Stats]:
+        """A paper's own addition () to the loss."""
+        return None, {}
+
+    def target(self, live: Tensor, batch: Episodes, noise: Noise) -> Tensor:
+        """TD(lambda) targets (B, T, M) from delayed copies; ``live`` (B, T+1, N, A) chooses the actions."""
+        slow = self.unroll(self.slow_agent, batch, noise, "target").values[:, 1:]
+        avail, state = batch.avail[:, 1:], batch.state[:, 1:]
+        best = best_available(live[:, 1:] if self.config.double_q else slow, avail)
+        maxima = slow.masked_fill(~avail, -torch.inf).amax(-1)
+        joint = self.slow_mixer(chosen_value(slow, best), maxima, state)
+        reward = batch.reward.unsqueeze(-1)
+        return lambda_returns(reward, batch.terminal, batch.mask, joint, self.config.gamma, self.config.td_lambda)
+
+    def loss(self, batch: Episodes, noise: Noise) -> Loss:
+        with record_function("unroll"):
+            live = self.unroll(self.agent, batch, noise, "live")
+            taken, avail = live.values[:, :-1], batch.avail[:, :-1]
+            best = taken.masked_fill(~avail, -torch.inf).amax(-1)
+            joint = self.mixer(chosen_value(taken, batch.actions), best, batch.state[:, :-1])
+        with record_function("targets"), torch.no_grad():
+            target = self.target(live.values.detach(), batch, noise)
+        error = joint - target
+        squared = error.square()
+        td = self.config.td_weight * masked_mean(squared, batch.mask)
+        penalty, stats = self.penalty(live, batch)
+        stats |= {
+            "loss/td": td.detach(),
+            "q/taken": masked_mean(joint.detach(), batch.mask),
+            "q/target": masked_mean(target, batch.mask),
+            "q/error": masked_mean(error.detach().abs(), batch.mask),
+        }
+        priority = (squared.detach().mean(-1) * batch.mask).sum(1) / batch.mask.sum(1)
+        return Loss(td if penalty is None else td + penalty, stats, priority)
+
+    def descend(self, loss: Loss) -> Stats:
+        return {"gradient_norm/td": self._descent(loss.value)}
+
+
+def agent_net(spec: EnvSpec, config: FactoredConfig) -> AgentNet:
+    """The recurrent agent that most papers share."""
+    return AgentNet(spec, config.hidden, last_action=config.last_action, agent_id=config.agent_id)

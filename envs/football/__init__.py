@@ -1,0 +1,1 @@
+"""Google Research Football below its Python wrappers: scenarios, engine, camera, observation, drawing."""

@@ -1,0 +1,248 @@
+"""Google Research Football: academy attacks and 5 against 5, played by the left team's outfield players.
+
+N agents face R opponents; observation and state have 4N + 4R + 6 features (`envs.football.observation`), every agent
+has the 19 actions of `envs.football.scenarios.ACTIONS`, all always available. N, R and the start positions stand in
+`envs.football.scenarios`. The academy is played by the rules of the wrapper that CDS and FoX share:
+
+- the episode ends with the engine's own rules (a goal, the ball out of play, and in all but academy_corner the ball
+  lost), when the ball or an agent comes to x < 0, and after 150 steps, which is an end of the task like the others;
+- reward ``scoring``: 100 at a goal, else -1 at the end of the episode for whatever reason, else 0.
+
+No paper's wrapper covers academy_run_pass_and_shoot_with_keeper and academy_empty_goal_close; they follow the same
+rules. 5_vs_5 is a match of 3000 steps that nothing interrupts: its reward ``goals`` is 1 for a goal and -1 for one
+conceded, its end is a time limit (truncated, not terminal), both goalkeepers belong to the engine, and the episode's
+seed draws who kicks off. The counter-attack is CDS's file, without those who start in their own half;
+academy_counterattack_hard_stock is gfootball's, with the same four agents and the first three opponents of its list.
+
+Which player an agent moves: ``fixed``, its own, for the whole episode, which is checked at every step; ``legacy``,
+whoever gfootball's own file gives it, which changes during play and is often not the player it observes. Where only
+time ends an episode, its last reward is the same whether the limit is terminal or not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from envs.football.drawing import Pitch
+from envs.football.observation import Frame, Layout
+from envs.football.scenarios import ACTIONS, SCENARIOS, Match, Scenario
+from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
+from marl.types import Array, Column, EnvSpec
+
+if TYPE_CHECKING:
+    from envs.football.engine import Engine
+
+T = TypeVar("T")
+MAPPINGS = ("fixed", "legacy")
+REWARDS = {"scoring": (-1.0, 100.0), "goals": (-1.0, 1.0)}
+
+
+@dataclass
+class Config:
+    """What null leaves to the scenario: see the module."""
+
+    name: str = "grf"
+    scenario: str = "academy_3_vs_1_with_keeper"
+    mapping: str = "fixed"  # fixed | legacy: which player an agent moves
+    reward: str | None = None  # scoring | goals; null: scoring in the academy, goals in 5_vs_5
+    time_limit: int | None = None  # steps; null: 150 in the academy, 3000 in 5_vs_5
+    limit_is_terminal: bool | None = None  # no value beyond the time limit; null: true in the academy, false in 5_vs_5
+    end_on_possession: bool | None = None  # losing the ball ends the episode; null: as in gfootball's file
+    own_half_ends: bool | None = None  # ball or agent at x < 0 ends the episode; null: true in the academy only
+    render: bool = False  # pictures by the game's 3-D renderer (6 s to start, 0.2 s each); false: a flat drawing
+    render_width: int = 640  # pixels
+    render_height: int = 360  # pixels
+
+
+def check(config: Config) -> None:
+    """Refuse values that make no sense.
+
+    Raises:
+        ValueError: one line with the key, the value and what is allowed.
+    """
+    _one_of("scenario", config.scenario, tuple(SCENARIOS))
+    _one_of("mapping", config.mapping, MAPPINGS)
+    if config.reward is not None:
+        _one_of("reward", config.reward, tuple(REWARDS))
+    duration = SCENARIOS[config.scenario].duration
+    if config.time_limit is not None and not 1 <= config.time_limit <= duration:
+        raise ValueError(f"env.time_limit={config.time_limit}: {config.scenario} takes 1 to {duration} steps, or null")
+    for key, pixels in (("render_width", config.render_width), ("render_height", config.render_height)):
+        if not 64 <= pixels <= 4096 or pixels % 2:
+            raise ValueError(f"env.{key}={pixels}: an even number from 64 to 4096")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        close = get_close_matches(value, allowed, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"env.{key}={value}: one of {', '.join(allowed)}{hint}")
+
+
+def probe(config: Config) -> None:
+    """Check the configuration and that the engine can be loaded; starts nothing.
+
+    Raises:
+        ValueError: a value that is not allowed.
+        EnvUnavailable: the engine is not built, or a library it needs is missing.
+    """
+    check(config)
+    threshold = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the library's own advice is wrong where a shared library is missing
+    try:
+        import_module("gfootball_engine")
+    except ModuleNotFoundError as error:
+        raise EnvUnavailable(
+            "env=grf: the football engine is not installed; `make setup` builds it, or, on Python 3.11: pip install "
+            "psutil setuptools wheel && pip install --no-build-isolation --no-deps gfootball==2.10.2"
+        ) from error
+    except ImportError as error:
+        raise EnvUnavailable(
+            f"env=grf: {error}; install it: apt-get install libsdl2-dev libsdl2-image-dev libsdl2-ttf-dev "
+            "libsdl2-gfx-dev libboost-python-dev libboost-filesystem-dev libegl1-mesa-dev libgl1-mesa-dri"
+        ) from error
+    finally:
+        logging.disable(threshold)
+
+
+def make(config: Config, size: int) -> BatchedEnv:
+    """``size`` matches side by side; no engine starts before the first reset.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+    check(config)
+    return SideBySide(lambda: Football(config), size)
+
+
+def _chosen(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A configuration with every null filled in."""
+
+    reward: str
+    limit: int
+    limit_is_terminal: bool
+    possession_ends: bool
+    own_half_ends: bool
+
+    @classmethod
+    def of(cls, config: Config, scenario: Scenario) -> Rules:
+        return cls(
+            reward=_chosen(config.reward, scenario.reward),
+            limit=_chosen(config.time_limit, scenario.limit),
+            limit_is_terminal=_chosen(config.limit_is_terminal, scenario.limit_is_terminal),
+            possession_ends=_chosen(config.end_on_possession, scenario.possession_ends),
+            own_half_ends=_chosen(config.own_half_ends, scenario.own_half_ends),
+        )
+
+
+def _engine() -> Engine:
+    from envs.football.engine import acquire
+
+    return acquire()
+
+
+class Football(Env):
+    """One match: the papers' rules around an engine.
+
+    Args:
+        config: checked by `check`.
+        engine: where an engine comes from at the first reset.
+    """
+
+    def __init__(self, config: Config, engine: Callable[[], Engine] = _engine) -> None:
+        scenario = SCENARIOS[config.scenario]
+        self._config, self._start = config, engine
+        self._rules = rules = Rules.of(config, scenario)
+        self._match = Match(scenario, config.mapping == "fixed", rules.possession_ends)
+        self._layout = layout = Layout(scenario.n_agents, scenario.opponents)
+        self._own_players = tuple(range(self._match.first, len(scenario.left)))
+        self._avail = np.ones((scenario.n_agents, len(ACTIONS)), np.bool_)
+        self._avail.flags.writeable = False
+        self._running: Engine | None = None
+        self._pitch: Pitch | None = None
+        self._steps = self._lead = 0
+        self.spec = EnvSpec(
+            name=f"{config.name}/{config.scenario}",
+            n_agents=scenario.n_agents,
+            n_actions=len(ACTIONS),
+            obs_dim=layout.dim,
+            state_dim=layout.dim,
+            horizon=rules.limit,
+            agents=tuple(f"player_{player}" for player in self._own_players),
+            state_groups=layout.groups,
+            teammate_blocks=layout.teammate_blocks(),
+            noop=0,
+            reward_range=REWARDS[rules.reward],
+            columns={"won": Column((), "bool", "episode")},
+        )
+
+    def reset(self, seed: int) -> Moment:
+        if self._running is None:
+            self._running = self._start()
+        self._steps = self._lead = 0
+        frame = self._running.begin(self._match, seed)
+        self._check_players(frame)
+        return self._moment(frame)
+
+    def step(self, actions: Array) -> Moment:
+        if self._running is None:
+            raise RuntimeError("reset this match before its first step")
+        frame = self._running.step(actions.tolist())
+        self._check_players(frame)
+        self._steps += 1
+        self._lead += frame.gain
+        rules = self._rules
+        over = frame.over or (rules.own_half_ends and self._in_own_half(frame))
+        late = self._steps >= rules.limit
+        terminal = over or (late and rules.limit_is_terminal)
+        return self._moment(frame, self._reward(frame.gain, over or late), terminal, late and not terminal)
+
+    def render(self) -> Array:
+        if self._running is None:
+            raise RuntimeError("reset this match before its first picture")
+        width, height = self._config.render_width, self._config.render_height
+        if self._config.render:
+            from envs.football.camera import camera
+
+            return camera(width, height).picture(self._running)
+        if self._pitch is None:
+            self._pitch = Pitch(width, height)
+        return self._pitch.draw(self._running.scene(), self._steps / self._rules.limit)
+
+    def close(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _moment(self, frame: Frame, reward: float = 0.0, terminal: bool = False, truncated: bool = False) -> Moment:
+        state = np.array(frame.features, np.float32)
+        columns = {"won": self._lead > 0} if terminal or truncated else {}
+        return Moment(self._layout.observe(state), state, self._avail, reward, terminal, truncated, columns)
+
+    def _reward(self, gain: int, ended: bool) -> float:
+        if self._rules.reward == "goals":
+            return float(gain)
+        return 100.0 if gain > 0 else -1.0 if ended else 0.0
+
+    def _in_own_half(self, frame: Frame) -> bool:
+        """The ball or an agent is at x < 0."""
+        agents, ball = frame.features[0 : 2 * self.spec.n_agents : 2], frame.features[-6]
+        return ball < 0 or min(agents) < 0
+
+    def _check_players(self, frame: Frame) -> None:
+        if self._match.fixed and frame.controlled != self._own_players:
+            raise RuntimeError(
+                f"env.mapping=fixed: agents must move players {self._own_players}, the engine gave {frame.controlled}"
+            )

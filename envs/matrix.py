@@ -1,0 +1,165 @@
+"""Two-agent matrix games with known optimum: climbing, penalty, (non-)monotonic one-step games, the two-step game.
+
+Payoffs: climbing and penalty from Claus and Boutilier, "The dynamics of reinforcement learning in cooperative
+multiagent systems", AAAI 1998 (repeated 25 times in the EPyMARL benchmark, Papoudakis et al. 2021); two_step and its
+second stage as a game of its own (monotonic) from Rashid et al., "QMIX", ICML 2018, section 5; nonmonotonic from
+Son et al., "QTRAN", ICML 2019, table 1, used by Rashid et al., "Weighted QMIX", NeurIPS 2020, to show what a monotonic
+mixer cannot represent; nonmonotonic_small is the two-action game on the same point in the appendix of the QMIX paper.
+
+Agents see the stage of the game one-hot, which is the constant 1 where a game has a single stage; so does the state.
+The last repetition ends the task: it is terminal, not a time limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from envs import refusal
+from marl.env import BatchedEnv, EnvUnavailable, Moments
+from marl.types import Array, Column, EnvSpec
+
+END = -1
+
+
+@dataclass
+class Config:
+    name: str = "matrix"
+    game: str = "climbing"  # climbing | penalty | monotonic | nonmonotonic | nonmonotonic_small | two_step
+    repeats: int = 1  # times the game is played in one episode; the EPyMARL benchmark plays 25
+    k: float = -100.0  # penalty only: what a failed coordination costs, at most 0; published are 0, -25, -50, -75, -100
+
+
+class Game(NamedTuple):
+    payoffs: Array
+    """(S, A, A) float32: reward of stage s for the joint action"""
+    following: Array
+    """(S, A) long: the next stage by the first agent's action; END after the last"""
+
+
+def one_step(payoffs: Sequence[Sequence[float]]) -> Game:
+    table = np.asarray([payoffs], np.float32)
+    return Game(table, np.full((1, table.shape[1]), END))
+
+
+def two_step() -> Game:
+    nothing, safe, risky = np.zeros((2, 2)), np.full((2, 2), 7.0), np.asarray([[0.0, 1.0], [1.0, 8.0]])
+    return Game(np.stack([nothing, safe, risky]).astype(np.float32), np.asarray([[1, 2], [END, END], [END, END]]))
+
+
+GAMES: dict[str, Callable[[float], Game]] = {
+    "climbing": lambda k: one_step([[11, -30, 0], [-30, 7, 6], [0, 0, 5]]),
+    "penalty": lambda k: one_step([[10, 0, k], [0, 2, 0], [k, 0, 10]]),
+    "monotonic": lambda k: one_step([[0, 1], [1, 8]]),
+    "nonmonotonic": lambda k: one_step([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]]),
+    "nonmonotonic_small": lambda k: one_step([[2, 1], [1, 8]]),
+    "two_step": lambda k: two_step(),
+}
+
+
+def game(config: Config) -> Game:
+    """The stages a configuration asks for.
+
+    Raises:
+        ValueError: a setting that cannot be, in one line.
+    """
+    if config.game not in GAMES:
+        raise refusal("env.game", config.game, GAMES)
+    if config.repeats < 1:
+        raise refusal("env.repeats", config.repeats, "allowed are 1 and more")
+    if not -np.inf < config.k <= 0:
+        raise refusal("env.k", config.k, "allowed are numbers up to 0")
+    return GAMES[config.game](config.k)
+
+
+def depth(stages: Game, stage: int = 0) -> int:
+    """Steps from a stage to the end of the game, the same on every way through it."""
+    return 1 + max(0 if after == END else depth(stages, after) for after in stages.following[stage])
+
+
+def worth(stages: Game, stage: int = 0) -> float:
+    """The best sum of rewards from a stage on."""
+    best = stages.payoffs[stage].max(1)
+    return max(
+        float(reward) + (0.0 if after == END else worth(stages, after))
+        for reward, after in zip(best, stages.following[stage], strict=True)
+    )
+
+
+def optimum(config: Config) -> float:
+    """The highest undiscounted return of an episode."""
+    return config.repeats * worth(game(config))
+
+
+def probe(config: Config) -> None:
+    """Nothing to install; a bad setting raises ValueError."""
+    game(config)
+
+
+def make(config: Config, size: int) -> BatchedEnv:
+    return MatrixGames(config, size)
+
+
+class MatrixGames(BatchedEnv):
+    def __init__(self, config: Config, size: int) -> None:
+        self._game = stages = game(config)
+        self._optimum = optimum(config)
+        self._repeats = config.repeats
+        n_stages, n_actions = stages.payoffs.shape[:2]
+        self.size = size
+        self.spec = EnvSpec(
+            name=f"{config.name}/{config.game}",
+            n_agents=2,
+            n_actions=n_actions,
+            obs_dim=n_stages,
+            state_dim=n_stages,
+            horizon=depth(stages) * config.repeats,
+            state_groups={"stage": tuple(range(n_stages))},
+            reward_range=(float(stages.payoffs.min()), float(stages.payoffs.max())),
+            columns={"won": Column((), "bool", "episode")},
+        )
+        self._one_hot = np.eye(n_stages, dtype=np.float32)
+
+    def reset(self, seeds: Sequence[int]) -> Moments:
+        count = len(seeds)
+        if not 0 < count <= self.size:
+            raise ValueError(f"{count} seeds for {self.size} copies")
+        spec = self.spec
+        self._stage = np.zeros(count, np.int64)
+        self._played = np.zeros(count, np.int64)
+        self._return = np.zeros(count, np.float64)
+        self._moments = Moments(
+            obs=np.broadcast_to(self._one_hot[0], (count, spec.n_agents, spec.obs_dim)).copy(),
+            state=np.broadcast_to(self._one_hot[0], (count, spec.state_dim)).copy(),
+            avail=np.ones((count, spec.n_agents, spec.n_actions), np.bool_),
+            reward=np.zeros(count, np.float32),
+            terminal=np.zeros(count, np.bool_),
+            truncated=np.zeros(count, np.bool_),
+            columns={"won": np.zeros(count, np.bool_)},
+        )
+        return self._moments
+
+    def step(self, actions: Array, live: Array) -> Moments:
+        rows = np.flatnonzero(live)
+        now, stage, (first, second) = self._moments, self._stage[rows], actions[rows].T
+        reward = self._game.payoffs[stage, first, second]
+        after = self._game.following[stage, first]
+        ended = after == END
+        self._stage[rows] = after = np.where(ended, 0, after)
+        self._played[rows] += ended
+        self._return[rows] += reward
+        now.obs[rows] = self._one_hot[after, None]
+        now.state[rows] = self._one_hot[after]
+        now.reward[rows] = reward
+        now.terminal[rows] = over = self._played[rows] == self._repeats
+        now.columns["won"][rows] = over & (self._return[rows] >= self._optimum)
+        return now
+
+    def render(self, copy: int = 0) -> Array:
+        raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,108 @@
+"""From settings to parts, workers, learner, schedule. With the commands, the only place that opens the registries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+import algos
+import envs
+from marl import dice
+from marl.config import Settings
+from marl.env import BatchedEnv
+from marl.fleet import Fleet, make_fleet
+from marl.learner import Learner, Pace
+from marl.log import Log
+from marl.replay import Replay
+from marl.schedule import Epsilon, Schedule, Stage
+from marl.types import EnvSpec
+from marl.worker import Worker
+
+
+def device(settings: Settings) -> torch.device:
+    """The learner's device; ``auto`` takes a GPU if there is one."""
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def environment(settings: Settings, copies: int) -> BatchedEnv:
+    """The chosen world, ``copies`` side by side."""
+    env: BatchedEnv = envs.module(settings.env.name).make(settings.env, copies)
+    return env
+
+
+def spec(settings: Settings) -> EnvSpec:
+    """What the chosen world says of itself, without starting its engine."""
+    env = environment(settings, 1)
+    try:
+        return env.spec
+    finally:
+        env.close()
+
+
+@dataclass(frozen=True)
+class MakeWorker:
+    """Rebuilds a worker from settings alone, wherever it is called."""
+
+    settings: Settings
+    copies: int
+
+    def __call__(self) -> Worker:
+        torch.set_num_threads(1)
+        env = environment(self.settings, self.copies)
+        return Worker(algos.assemble(env.spec, self.settings.algo), env, self.settings.seed)
+
+
+def fleet(settings: Settings, log: Log) -> Fleet:
+    """Workers as ``rollout.backend`` says."""
+    rollout = settings.rollout
+    return make_fleet(
+        rollout.backend,
+        MakeWorker(settings, rollout.envs_per_worker),
+        workers=rollout.workers,
+        ordered=rollout.ordered,
+        timeout=rollout.timeout,
+        address=settings.ray.address,
+        dashboard=settings.ray.dashboard,
+        cpus_per_worker=settings.ray.cpus_per_worker,
+        warn=log.warn,
+    )
+
+
+def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learner:
+    """The learner with fresh parts and an empty replay; the run's seed fixes the parameters."""
+    torch.manual_seed(dice.integer(settings.seed, "parameters", 0))
+    parts = algos.assemble(env_spec, settings.algo)
+    replay = Replay(
+        env_spec,
+        {**env_spec.fields(), **parts.columns()},
+        settings.replay.capacity,
+        place,
+        settings.replay.float,
+        settings.replay.alpha if settings.replay.prioritised else None,
+    )
+    pace = Pace(settings.learner.batch, settings.learner.updates_per_episode, settings.learner.burn_in)
+    return Learner(
+        parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile
+    )
+
+
+def schedule(settings: Settings) -> Schedule:
+    """The order of plans, phase by phase."""
+    stages, ends = [], 0
+    for phase in settings.phases:
+        ends += phase.steps
+        make = partial(Stage, phase.name, ends, interventions=phase.interventions)
+        stages.append(make(epsilon_restart=phase.epsilon_restart, fresh_replay=phase.fresh_replay))
+    rollout = settings.rollout
+    return Schedule(
+        stages=tuple(stages) or (Stage("train", settings.steps),),
+        epsilon=Epsilon(rollout.epsilon_start, rollout.epsilon_finish, rollout.epsilon_steps),
+        copies=rollout.envs_per_worker,
+        eval_every=settings.eval.every_steps,
+        eval_episodes=settings.eval.episodes,
+        film_every=settings.log.video_every_steps,
+    )

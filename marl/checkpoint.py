@@ -1,0 +1,104 @@
+"""Saved runs: safetensors and JSON in a folder that appears whole or not at all. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+STATE = "state.json"
+
+
+class NoCheckpoint(FileNotFoundError):
+    """A run has no checkpoint that can be used."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run was at ``step`` consumed environment steps."""
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """File name without ending to named tensors."""
+    state: Mapping[str, Any]
+    """JSON-able."""
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write under a temporary name, rename, then drop all but the last ``keep``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{checkpoint.step:012d}"
+    writing = folder / f".writing-{os.getpid()}"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir()
+    sums = {}
+    for name, tensors in checkpoint.tensors.items():
+        file = writing / f"{name}.safetensors"
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
+        sums[file.name] = _checksum(file)
+        _sync(file)
+    (writing / STATE).write_text(json.dumps({"step": checkpoint.step, "sums": sums, "state": checkpoint.state}))
+    _sync(writing / STATE)
+    if final.exists():
+        shutil.rmtree(final)
+    writing.rename(final)
+    _sync(folder)
+    for old in _saved(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_latest(folder: Path, warn: Callable[[str], None], only: tuple[str, ...] | None = None) -> Checkpoint:
+    """The newest checkpoint that is whole; ``only`` limits which files are read. Damaged ones are named in a warning.
+
+    Raises:
+        NoCheckpoint: there is none.
+    """
+    for path in reversed(_saved(folder)):
+        try:
+            return _load(path, only)
+        except (OSError, ValueError, KeyError) as fault:
+            warn(f"checkpoint {path} is damaged ({fault}); the one before it is used")
+    raise NoCheckpoint(f"{folder}: no checkpoint that can be used")
+
+
+def _load(path: Path, only: tuple[str, ...] | None) -> Checkpoint:
+    saved = json.loads((path / STATE).read_text())
+    tensors = {}
+    for name, checksum in saved["sums"].items():
+        stem = name.removesuffix(".safetensors")
+        if only is None or stem in only:
+            if _checksum(path / name) != checksum:
+                raise ValueError(f"{name} is not what was written")
+            tensors[stem] = load_file(path / name)
+    return Checkpoint(saved["step"], tensors, saved["state"])
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def _checksum(file: Path) -> int:
+    total = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written, so that a rename never outruns its contents."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

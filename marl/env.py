@@ -1,0 +1,160 @@
+"""What the program asks of an environment: many copies, stepped together.
+
+Authors of a world usually write one copy (`Env`) and let `SideBySide` line copies up; a suite that is vectorised by
+nature implements `BatchedEnv` itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from marl.types import Array, EnvSpec
+
+
+class EnvUnavailable(RuntimeError):
+    """A registered environment cannot run here; the message says what to install, in one line."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What one copy says after `reset` or `step`.
+
+    ``terminal`` is True where the task itself ended (no value beyond), ``truncated`` where only time ran out.
+    """
+
+    obs: Array
+    """(N, O) float32"""
+    state: Array
+    """(S,) float32"""
+    avail: Array
+    """(N, A) bool, at least one True per agent"""
+    reward: float = 0.0
+    terminal: bool = False
+    truncated: bool = False
+    columns: Mapping[str, Array | float | bool] = field(default_factory=dict)
+    """Entries of ``spec.columns``: ``views`` at every moment, ``steps`` after steps, ``episode`` at the last moment."""
+
+
+class Moments(NamedTuple):
+    """The same for E copies; the arrays belong to the environment and change at its next step."""
+
+    obs: Array
+    """(E, N, O) float32"""
+    state: Array
+    """(E, S) float32"""
+    avail: Array
+    """(E, N, A) bool"""
+    reward: Array
+    """(E,) float32"""
+    terminal: Array
+    """(E,) bool"""
+    truncated: Array
+    """(E,) bool"""
+    columns: dict[str, Array]
+    """name to (E, ...)"""
+
+
+class Env(ABC):
+    """One copy of a world. Construction is cheap and starts no engine: the first `reset` does."""
+
+    spec: EnvSpec
+
+    @abstractmethod
+    def reset(self, seed: int) -> Moment:
+        """Start an episode that ``seed`` fixes together with the actions to come."""
+
+    @abstractmethod
+    def step(self, actions: Array) -> Moment:
+        """Move every agent; ``actions`` (N,) int64, all available."""
+
+    def render(self) -> Array:
+        """A picture of this moment, (height, width, 3) uint8.
+
+        Raises:
+            EnvUnavailable: this world has no pictures.
+        """
+        raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+
+    def close(self) -> None:
+        """Free engines and windows. Closing twice is allowed."""
+
+
+class BatchedEnv(ABC):
+    """E copies of a world, stepped together."""
+
+    spec: EnvSpec
+    size: int
+    """E, the most copies that may play at once."""
+
+    @abstractmethod
+    def reset(self, seeds: Sequence[int]) -> Moments:
+        """Start one episode per seed, at most ``size``; the arrays then have that many rows."""
+
+    @abstractmethod
+    def step(self, actions: Array, live: Array) -> Moments:
+        """Move the copies where ``live`` (E,) is True; ``actions`` (E, N). Other rows keep their last values."""
+
+    @abstractmethod
+    def render(self, copy: int = 0) -> Array:
+        """A picture of one copy, (height, width, 3) uint8."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything."""
+
+
+class SideBySide(BatchedEnv):
+    """E single copies in one process."""
+
+    def __init__(self, make: Callable[[], Env], size: int) -> None:
+        self.size = size
+        self._copies = [make() for _ in range(size)]
+        self.spec = spec = self._copies[0].spec
+        self._all = Moments(
+            obs=np.zeros((size, spec.n_agents, spec.obs_dim), np.float32),
+            state=np.zeros((size, spec.state_dim), np.float32),
+            avail=np.zeros((size, spec.n_agents, spec.n_actions), np.bool_),
+            reward=np.zeros(size, np.float32),
+            terminal=np.zeros(size, np.bool_),
+            truncated=np.zeros(size, np.bool_),
+            columns={name: np.zeros((size, *c.shape), c.dtype) for name, c in spec.columns.items()},
+        )
+        self._playing = self._all
+
+    def reset(self, seeds: Sequence[int]) -> Moments:
+        if not 0 < len(seeds) <= self.size:
+            raise ValueError(f"{len(seeds)} seeds for {self.size} copies")
+        rows = slice(0, len(seeds))
+        fields = [array[rows] for array in self._all[:-1]]
+        self._playing = Moments(*fields, columns={name: array[rows] for name, array in self._all.columns.items()})
+        for row, seed in enumerate(seeds):
+            self._write(row, self._copies[row].reset(seed))
+        return self._playing
+
+    def step(self, actions: Array, live: Array) -> Moments:
+        for row in np.flatnonzero(live):
+            self._write(row, self._copies[row].step(actions[row]))
+        return self._playing
+
+    def _write(self, row: int, moment: Moment) -> None:
+        playing = self._playing
+        playing.obs[row] = moment.obs
+        playing.state[row] = moment.state
+        playing.avail[row] = moment.avail
+        playing.reward[row] = moment.reward
+        playing.terminal[row] = moment.terminal
+        playing.truncated[row] = moment.truncated
+        for name, value in moment.columns.items():
+            playing.columns[name][row] = value
+
+    def render(self, copy: int = 0) -> Array:
+        return self._copies[copy].render()
+
+    def close(self) -> None:
+        for copy in self._copies:
+            copy.close()

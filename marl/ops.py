@@ -1,0 +1,63 @@
+"""Pure functions: the arithmetic that papers share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from marl.types import Array
+
+
+def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Mean () of ``value`` (B, T, ...) over the steps where ``mask`` (B, T) is 1."""
+    while mask.dim() < value.dim():
+        mask = mask.unsqueeze(-1)
+    return (value * mask).sum() / mask.expand_as(value).sum().clamp(min=1)
+
+
+def best_available(values: Tensor, avail: Tensor) -> Tensor:
+    """Greedy actions (...,) of ``values`` (..., A) among those that ``avail`` (..., A) allows; ties to the lowest."""
+    return values.masked_fill(~avail, -torch.inf).argmax(-1)
+
+
+def chosen_value(values: Tensor, actions: Tensor) -> Tensor:
+    """Values (...,) of ``actions`` (...,) long among ``values`` (..., A)."""
+    return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def random_available(avail: Tensor, uniform: Tensor) -> Tensor:
+    """A uniformly drawn available action (...,) from one number in [0, 1) each: ``uniform`` (...,)."""
+    rank = (uniform * avail.sum(-1)).floor()
+    return (avail.cumsum(-1) > rank.unsqueeze(-1)).to(torch.uint8).argmax(-1)
+
+
+def epsilon_greedy(values: Tensor, avail: Tensor, epsilon: float, uniform: Array) -> Tensor:
+    """Each agent on its own: greedy, or with probability ``epsilon`` a random available action.
+
+    ``values``, ``avail`` (E, N, A); ``uniform`` (E, N, 2): whether to explore, and which action; result (E, N) long.
+    """
+    greedy = best_available(values, avail)
+    draws = torch.from_numpy(uniform)
+    return torch.where(draws[..., 0] < epsilon, random_available(avail, draws[..., 1]), greedy)
+
+
+def lambda_returns(
+    reward: Tensor, terminal: Tensor, mask: Tensor, bootstrap: Tensor, gamma: float, trace: float
+) -> Tensor:
+    """TD(lambda) targets (B, T, M) of episodes padded to T steps (Sutton 1988; Peng's form, no off-policy correction).
+
+    ``reward`` (B, T, M or 1), ``terminal`` and ``mask`` (B, T), ``bootstrap`` (B, T, M): the value of the view that
+    follows each step. The recursion of an episode starts at its own last step:
+    G[t] = r[t] + gamma (1 - terminal[t]) ((1 - lambda) v[t+1] + lambda G[t+1]), with G[L] = v[L].
+    Written as one product with the triangle of (gamma lambda)^(k-t), since steps of an episode are contiguous.
+    """
+    steps = mask.shape[1]
+    last = mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
+    weight = gamma * (1 - terminal.to(mask.dtype)) * (1 - trace + trace * last)
+    one_step = (reward + weight.unsqueeze(-1) * bootstrap) * mask.unsqueeze(-1)
+    if trace == 0 or steps == 1:
+        return one_step
+    ahead = torch.arange(steps, device=mask.device)
+    power = (ahead[None, :] - ahead[:, None]).to(mask.dtype)
+    decay = torch.where(power >= 0, (gamma * trace) ** power.clamp(min=0), 0.0)
+    return torch.einsum("tk,bkm->btm", decay.to(one_step.dtype), one_step)

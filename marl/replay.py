@@ -1,0 +1,154 @@
+"""Whole episodes in tensors that are allocated once, on the learner's device, in compact types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psutil
+import torch
+from torch import Tensor
+
+from marl.types import Array, Column, Episodes, EnvSpec
+
+ROUNDED = ("obs", "state")
+"""What may be stored in fewer bits than it has."""
+
+
+class ReplayTooLarge(MemoryError):
+    """Replay cannot fit; the message says how large it would be and what to change."""
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """A NumPy type name as a torch type."""
+    found: torch.dtype = vars(torch)[name]
+    return found
+
+
+class Replay:
+    """The last ``capacity`` episodes. Padding is zero and is never copied in.
+
+    Args:
+        layout: what an episode holds (`EnvSpec.fields` and the columns of parts).
+        rounded: storage type of observations and states (``float32``, ``float16``, ``bfloat16``).
+        alpha: exponent of priorities; None: uniform sampling.
+
+    Raises:
+        ReplayTooLarge: the tensors would not fit in the device's free memory.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        layout: Mapping[str, Column],
+        capacity: int,
+        device: torch.device,
+        rounded: str = "float32",
+        alpha: float | None = None,
+    ) -> None:
+        self.spec, self.layout, self.capacity, self.device, self.alpha = spec, dict(layout), capacity, device, alpha
+        types = {n: torch_dtype(rounded if n in ROUNDED else c.dtype) for n, c in self.layout.items()}
+        shapes = {n: (capacity, *c.rows(spec.horizon), *c.shape) for n, c in self.layout.items()}
+        self.bytes = sum(torch.Size(shapes[n]).numel() * types[n].itemsize for n in shapes)
+        self._refuse_what_cannot_fit()
+        self._fields = {n: torch.zeros(shapes[n], dtype=types[n], device=device) for n in shapes}
+        self._lengths = torch.zeros(capacity, dtype=torch.long)
+        self._priorities = torch.zeros(capacity)
+        self.added = 0
+
+    def _refuse_what_cannot_fit(self) -> None:
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        if self.bytes > free:
+            need, have = self.bytes / 2**30, free / 2**30
+            fits = int(self.capacity * free / self.bytes * 0.9)
+            raise ReplayTooLarge(
+                f"replay.capacity={self.capacity}: needs {need:.1f} GiB on {self.device}, {have:.1f} GiB are free; "
+                f"at most about {fits} episodes fit, or use replay.float=float16"
+            )
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, episode: Mapping[str, Array | Tensor]) -> None:
+        """Store one trimmed episode, over the oldest if full. A fresh episode has priority 1."""
+        slot = self.added % self.capacity
+        length, before = len(episode["reward"]), int(self._lengths[slot])
+        for name, field in self._fields.items():
+            value = torch.as_tensor(episode[name])
+            rows = self.layout[name].rows(length)
+            if rows:
+                field[slot, : rows[0]] = value.to(field.dtype)
+                if before > length:
+                    field[slot, rows[0] : self.layout[name].rows(before)[0]] = 0
+            else:
+                field[slot] = value.to(field.dtype)
+        self._lengths[slot] = length
+        self._priorities[slot] = 1.0
+        self.added += 1
+
+    def sample(self, n: int, generator: torch.Generator, *, uniform: bool = False) -> tuple[Tensor, Episodes]:
+        """Slots (n,) and ``n`` distinct episodes, padded to the longest of them.
+
+        By priority ** alpha without importance weights, or uniformly; ``generator`` lives on the CPU.
+        """
+        size = len(self)
+        if uniform or self.alpha is None:
+            slots = torch.randperm(size, generator=generator)[:n]
+        else:
+            weights = self._priorities[:size].double().pow(self.alpha)
+            slots = torch.multinomial(weights, n, generator=generator)
+        return slots, self.episodes(slots)
+
+    def episodes(self, slots: Tensor) -> Episodes:
+        """The episodes of these slots (B,)."""
+        lengths = self._lengths[slots]
+        longest, rows = int(lengths.max()), slots.to(self.device)
+        taken = {}
+        for name, field in self._fields.items():
+            column = self.layout[name].rows(longest)
+            taken[name] = (field[:, : column[0]] if column else field).index_select(0, rows)
+        return Episodes.of(taken, lengths.to(self.device))
+
+    def reprioritise(self, slots: Tensor, priority: Tensor) -> None:
+        """Give the episodes of ``slots`` (B,) their new priorities (B,)."""
+        if self.alpha is not None:
+            self._priorities[slots] = priority.float().cpu().clamp(min=1e-6)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for field in self._fields.values():
+            field[: len(self)] = 0
+        self._lengths.zero_()
+        self._priorities.zero_()
+        self.added = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything stored, without padding."""
+        size = len(self)
+        lengths = self._lengths[:size]
+        saved = {"added": torch.tensor(self.added), "lengths": lengths, "priorities": self._priorities[:size]}
+        for name, field in self._fields.items():
+            saved[f"field.{name}"] = field[:size][self._kept(name, lengths)] if self._kept_rows(name) else field[:size]
+        return {name: tensor.cpu().contiguous() for name, tensor in saved.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.clear()
+        self.added = int(state["added"])
+        size = len(self)
+        self._lengths[:size] = state["lengths"]
+        self._priorities[:size] = state["priorities"]
+        for name, field in self._fields.items():
+            value = state[f"field.{name}"].to(self.device)
+            if self._kept_rows(name):
+                field[:size][self._kept(name, state["lengths"])] = value
+            else:
+                field[:size] = value
+
+    def _kept_rows(self, name: str) -> bool:
+        return self.layout[name].span != "episode"
+
+    def _kept(self, name: str, lengths: Tensor) -> Tensor:
+        """(size, rows) bool: entries that belong to an episode."""
+        rows = self._fields[name].shape[1]
+        extra = rows - self.spec.horizon
+        return (torch.arange(rows) < lengths[:, None] + extra).to(self.device)

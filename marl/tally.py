@@ -1,0 +1,92 @@
+"""What happened since the last line of the log: episodes, updates, seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from marl.parts import Stats
+from marl.types import Record
+from marl.worker import Rollout
+
+
+def summary(record: Record) -> dict[str, float]:
+    """What is told of one episode: return, length, and success where the environment says whether it was won."""
+    told = {"return": float(record["reward"].sum(dtype="float64")), "length": float(len(record["reward"]))}
+    if "won" in record:
+        told["success"] = float(record["won"])
+    return told
+
+
+def means(rows: Sequence[Mapping[str, float]], *, errors: tuple[str, ...] = ()) -> dict[str, float]:
+    """Mean of every key over the rows that have it; for ``errors`` also its standard error as ``<key>_se``."""
+    gathered: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            gathered.setdefault(key, []).append(value)
+    told = {key: math.fsum(values) / len(values) for key, values in gathered.items()}
+    for key in errors:
+        values = gathered.get(key, [])
+        if len(values) > 1:
+            variance = math.fsum((value - told[key]) ** 2 for value in values) / (len(values) - 1)
+            told[f"{key}_se"] = math.sqrt(variance / len(values))
+    return told
+
+
+class Tally:
+    """Gathers until it is told; what was gathered is saved with a run, so that its log has no seam."""
+
+    def __init__(self) -> None:
+        self._episodes: list[dict[str, float]] = []
+        self._updates: list[Stats] = []
+        self._evaluations: dict[str, list[dict[str, float]]] = {}
+        self._seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def played(self, rollout: Rollout) -> None:
+        """Training episodes came in."""
+        self._episodes += [summary(record) for record in rollout.records]
+
+    def improved(self, stats: Sequence[Stats]) -> None:
+        self._updates += stats
+
+    def spent(self, seconds: Mapping[str, float]) -> None:
+        """Wall seconds by what they were spent on."""
+        for name, value in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + value
+
+    def evaluated(self, rollout: Rollout, episodes: int) -> dict[str, float] | None:
+        """Evaluation episodes came in; once all ``episodes`` of one evaluation have, what is told of them."""
+        rows = self._evaluations.setdefault(str(rollout.plan.asked_at), [])
+        rows += [summary(record) for record in rollout.records]
+        if len(rows) < episodes:
+            return None
+        del self._evaluations[str(rollout.plan.asked_at)]
+        told = means(rows, errors=("return", "success"))
+        return {f"eval/{key}": value for key, value in told.items()} | {"eval/episodes": float(len(rows))}
+
+    def tell(self, workers: int) -> dict[str, float]:
+        """Everything gathered, which is then forgotten."""
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        steps = sum(row["length"] for row in self._episodes)
+        told = {f"train/{key}": value for key, value in means(self._episodes).items()}
+        told["train/episodes"] = float(len(self._episodes))
+        told |= means([{name: float(value) for name, value in stats.items()} for stats in self._updates])
+        for name, value in self._seconds.items():
+            told[f"time/{name}"] = value / elapsed / (workers if name in ("simulator", "policy") else 1)
+        told["throughput/steps_per_second"] = steps / elapsed
+        told["throughput/updates_per_second"] = len(self._updates) / elapsed
+        self._episodes, self._updates, self._seconds = [], [], {}
+        self._since = time.perf_counter()
+        return told
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able; floats survive exactly."""
+        updates = [{name: float(value) for name, value in stats.items()} for stats in self._updates]
+        return {"episodes": self._episodes, "updates": updates, "evaluations": self._evaluations}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._episodes, self._updates = list(state["episodes"]), list(state["updates"])
+        self._evaluations = {asked: list(rows) for asked, rows in state["evaluations"].items()}
