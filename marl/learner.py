@@ -75,7 +75,8 @@ class Learner:
             self.replay.add({**record, **columns, **absent})
         self.clock.episodes += 1
         self.clock.steps += len(record["reward"])
-        self._credit += self.pace.updates_per_episode
+        if len(self.replay) >= max(self.pace.burn_in, self.pace.batch):
+            self._credit += self.pace.updates_per_episode
 
     def _shape(self, name: str, length: int) -> tuple[int, ...]:
         """A column that nobody wrote in this episode, such as an attacker's in a phase without one, is zero."""
@@ -98,11 +99,8 @@ class Learner:
 
     def improve(self) -> list[Stats]:
         """Everything that is due: updates by the ratio, then parts that follow a cadence of their own."""
-        ready = len(self.replay) >= max(self.pace.burn_in, self.pace.batch)
-        if not ready:
-            self._credit = 0.0
         done = []
-        while ready and self._credit >= 1.0 - 1e-9:
+        while self._credit >= 1.0 - 1e-9:
             self._credit -= 1.0
             done.append(self.update())
         own = self._fit_by_episodes()

@@ -84,9 +84,7 @@ def success_interval(successes: int, episodes: int, confidence: float = 0.95) ->
     return Estimate(successes / episodes, float(interval.low), float(interval.high), episodes)
 
 
-def iqm_interval(
-    scores: Array, confidence: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
+def iqm_interval(scores: Array, confidence: float = 0.95, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Interquartile mean over runs, and tasks if there are several, with its stratified bootstrap interval.
 
     The mean of what is left when floor(count / 4) scores are dropped at each end (Agarwal et al. 2021, "Deep RL at

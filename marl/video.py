@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -78,14 +79,11 @@ def _write_mp4(ffmpeg: ModuleType, path: Path, frames: Array, fps: float) -> Non
 def _ffmpeg() -> ModuleType | None:
     """The package that brings ffmpeg, if it is installed and has a program for this machine."""
     try:
-        import imageio_ffmpeg
-    except ModuleNotFoundError:
+        package = import_module("imageio_ffmpeg")
+        package.get_ffmpeg_exe()
+    except (ModuleNotFoundError, RuntimeError):
         return None
-    try:
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError:
-        return None
-    return imageio_ffmpeg
+    return package
 
 
 def _check(frames: Array, fps: float) -> None:

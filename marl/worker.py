@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -134,18 +135,18 @@ class _Game:
         moments = self.env.reset(self.dice.seeds())
         self._film()
         self._spent("simulator")
-        for step in range(self.env.spec.horizon + 1):
+        for step in count():
             view = self._perceive(moments, step)
             if not self.live.any():
                 break
+            if step == self.env.spec.horizon:
+                raise RuntimeError(f"{self.env.spec.name} played past its horizon of {step} steps")
             executed = self._choose(view, step)
             self._spent("policy")
             moments = self.env.step(executed.numpy(), self.live)
             self._film()
             self._spent("simulator")
             self._record_outcome(moments, step)
-        else:
-            raise RuntimeError(f"{self.env.spec.name} played past its horizon of {self.env.spec.horizon} steps")
         records = [self.tape.episode(copy, int(length)) for copy, length in enumerate(self.lengths)]
         self._spent("policy")
         return Rollout(self.plan, records, self.seconds, np.stack(self.frames) if self.frames else None)

@@ -31,6 +31,7 @@ main() {
   key="$key $torch $torch_index $version $PWD"
   decide_football
   install_system_packages
+  decide_football # again: the packages may have brought the distribution's Python with them
   make_environment
   install_torch
   install_marl
@@ -110,9 +111,10 @@ install_debian_packages() {
   local become=()
   if [[ $(id -u) -ne 0 ]]; then
     if ! sudo -n true 2>/dev/null; then
+      local as_root='sudo sh -c'
+      command -v sudo >/dev/null || as_root='su -c'
       say "system packages are missing and may not be installed from here. Run this, then the same make again:"
-      printf '%s\n' "sudo sh -c 'apt-get update && apt-get install -y --no-install-recommends $*'" >&2
-      exit 2
+      stop "$as_root 'apt-get update && apt-get install -y --no-install-recommends $*'"
     fi
     become=(sudo -n)
   fi
@@ -161,7 +163,6 @@ install_marl() {
 install_football() {
   [[ $football != no ]] || return 0
   ! is_stamped football "$key" || return 0
-  has_boost || stop "no football: $(boost_package) has no Boost.Python for Python $version"
   local cache wheel
   # The engine links to the distribution's libraries; the wheel's name has the versions and the machine.
   cache=${XDG_CACHE_HOME:-~/.cache}/marl/wheels/$(. /etc/os-release && echo "$ID${VERSION_ID:-}")
@@ -175,3 +176,24 @@ install_football() {
   fi
   stamp football "$key"
 }
+
+# Several clones share the cache: one compiles while the others wait, and the wheel appears there whole.
+build_football() {
+  local cache=$1
+  mkdir -p "$cache"
+  exec 9>"$cache/lock"
+  flock -n 9 || { say "another set-up compiles the football engine; waiting"; flock 9; }
+  [[ ! -f $wheel ]] || return 0
+  rm -rf "$cache"/build.* # of set-ups that were killed
+  build=$(mktemp -d "$cache/build.XXXXXX")
+  say "compiling the football engine; some minutes, once for this machine"
+  # The build script runs `python3`. CMake 4 refuses the engine's CMakeLists.txt unless told. A compiler that outlives
+  # a killed set-up must not keep the locks (8 and 9).
+  PATH="$PWD/.venv/bin:$PATH" TMPDIR=$build LDFLAGS=-s CMAKE_POLICY_VERSION_MINIMUM=3.5 \
+    .venv/bin/python -m pip wheel --no-build-isolation --no-deps --wheel-dir "$build" \
+    "gfootball==$engine_version" 8>&- 9>&-
+  mv "$build"/gfootball-*.whl "$cache"
+  exec 9>&-
+}
+
+main
