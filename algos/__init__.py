@@ -38,6 +38,12 @@ def assemble(spec: EnvSpec, config: Any) -> Parts:
     return paper.build(spec, config)
 
 
+def attack_config(name: str) -> type:
+    """The `Config` of a registered attacker."""
+    config: type = import_module(ATTACKS[name]).Config
+    return config
+
+
 def attack(config: Any) -> Intervention:
     """The attacker that ``config.name`` says, for evaluation."""
     return import_module(ATTACKS[config.name]).make(config)

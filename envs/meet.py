@@ -1,10 +1,12 @@
-"""A toy learnt in seconds: a team must gather on a cell of a grid that only its first agent, the guide, can see.
+"""A toy learnt in seconds: a guide leads its team to a cell of a grid that it alone can see, and waits for them.
 
-A cell is the meeting place; the episode ends when all agents stand on it together. Agents see their own cell and the
-offsets of their team-mates; the guide alone sees the offset of the meeting place, so the others have to follow it and
-it has to wait. The team is paid 1/N for each agent by which the most that ever stood on the place together grows:
-returns lie in [0, 1] and are 1 exactly when the team met. Actions 0 to 4 are stay, up, down, left, right; those that
-lead off the grid are unavailable. A time limit is no terminal.
+All agents start on one cell; the meeting place is another. Everyone has a compass to every team-mate, the guide
+(the first agent) one to the place too. A follower that stands with the guide waits for it to lead on: its other moves
+are unavailable, as are those off the grid. So nobody gains by guessing, and the shortest episode is one step longer
+than the guide's way. Each step costs 1/horizon; the team is paid 1/N for each agent by which the most that ever stood
+on the place together grows, and the episode ends when all do. A time limit is no terminal.
+
+Actions 0 to 4 are stay, up, down, left, right.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ STAY = 0
 @dataclass
 class Config:
     name: str = "meet"
-    agents: int = 2  # N, at least 2
-    grid: int = 5  # cells along each side, at least 2
-    horizon: int = 20  # steps; at least 4 * (grid - 1), so that every start can be solved
+    agents: int = 2  # N, at least 2: the guide and its followers
+    grid: int = 3  # cells along each side, at least 2
+    horizon: int = 10  # steps, at least 2 * grid - 1, so that the team can meet from every start
 
 
 def refuse_bad(config: Config) -> None:
@@ -35,19 +37,47 @@ def refuse_bad(config: Config) -> None:
         raise refusal("env.agents", config.agents, "allowed are 2 and more")
     if config.grid < 2:
         raise refusal("env.grid", config.grid, "allowed are 2 and more")
-    if config.horizon < enough(config):
-        raise refusal("env.horizon", config.horizon, f"a grid of {config.grid} allows {enough(config)} and more")
+    shortest = 2 * config.grid - 1
+    if config.horizon < shortest:
+        raise refusal("env.horizon", config.horizon, f"a grid of {config.grid} allows {shortest} and more")
 
 
-def enough(config: Config) -> int:
-    """Steps in which the guide reaches any place and the others, chasing it, reach the guide."""
-    return 4 * (config.grid - 1)
+def starts(config: Config, seeds: Sequence[int]) -> tuple[Array, Array]:
+    """Where the team and the place are, (E, 2) each as (row, column), fixed by the seeds alone."""
+    cells = config.grid**2
+    drawn = scrambled(seeds, 2)
+    team = (drawn[:, 0] % np.uint64(cells)).astype(np.int64)
+    apart = 1 + (drawn[:, 1] % np.uint64(cells - 1)).astype(np.int64)
+    return as_cells(team, config.grid), as_cells((team + apart) % cells, config.grid)
 
 
-def optimum(config: Config) -> float:
-    """The highest undiscounted return of an episode, whatever its start."""
+def as_cells(number: Array, grid: int) -> Array:
+    return np.stack(np.divmod(number, grid), -1)
+
+
+def scrambled(seeds: Sequence[int], draws: int) -> Array:
+    """(E, draws) uint64, uniform: SplitMix64 (Steele, Lea and Flood 2014), for a generator per copy costs too much."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    word = np.asarray(seeds, np.uint64)[:, None]
+    for counter in (np.ones(1, np.uint64), np.arange(1, draws + 1, dtype=np.uint64)):
+        word = word + counter * golden
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        word = word ^ (word >> np.uint64(31))
+    return word
+
+
+def optimum(config: Config, seeds: Sequence[int] | None = None) -> float:
+    """The highest undiscounted return: the mean over these episodes, or over all starts."""
     refuse_bad(config)
-    return 1.0
+    if seeds is None:
+        every = as_cells(np.arange(config.grid**2), config.grid)
+        ways = np.abs(every[:, None] - every).sum(-1)
+        way = ways[ways > 0].mean()
+    else:
+        team, place = starts(config, seeds)
+        way = np.abs(team - place).sum(-1).mean()
+    return float(1 - (way + 1) / config.horizon)
 
 
 def probe(config: Config) -> None:
@@ -59,31 +89,19 @@ def make(config: Config, size: int) -> BatchedEnv:
     return Meet(config, size)
 
 
-def scrambled(seeds: Sequence[int], draws: int) -> Array:
-    """(E, draws) uint64, uniform: SplitMix64 (Steele, Lea and Flood 2014), for a generator per copy costs too much."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    word = np.asarray(seeds, np.uint64)[:, None]
-    for counter in (np.zeros(1, np.uint64), np.arange(draws, dtype=np.uint64)):
-        word = word + (counter + np.uint64(1)) * golden
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word = word ^ (word >> np.uint64(31))
-    return word
-
-
 class Meet(BatchedEnv):
-    """Positions are (row, column); offsets and positions are divided by grid - 1.
+    """Compass readings are the signs of (rows, columns) to go; positions are divided by grid - 1.
 
-    Observation (5 + 2 (N-1)): own position, whether the place is seen and its offset, offsets of the team-mates.
+    Observation (5 + 2 (N-1)): own position, whether the place is seen, compasses to it and to the team-mates.
     State (2 N + 4): positions, the place, the most agents that stood on it over N, time gone over horizon.
     """
 
     def __init__(self, config: Config, size: int) -> None:
         refuse_bad(config)
-        self._grid, self._horizon = config.grid, config.horizon
+        self._config = config
         self.size = size
         n = config.agents
-        block = tuple((5 + 2 * mate, 6 + 2 * mate) for mate in range(n - 1))
+        compasses = tuple((5 + 2 * mate, 6 + 2 * mate) for mate in range(n - 1))
         self.spec = EnvSpec(
             name=config.name,
             n_agents=n,
@@ -98,32 +116,26 @@ class Meet(BatchedEnv):
                 "gathered": (2 * n + 2,),
                 "time": (2 * n + 3,),
             },
-            teammate_blocks=(block,) * n,
+            teammate_blocks=(compasses,) * n,
             noop=STAY,
-            reward_range=(0.0, 1.0),
+            reward_range=(-1 / config.horizon, 1 - 1 / config.horizon),
             columns={"won": Column((), "bool", "episode")},
         )
         self._mates = np.asarray([[j for j in range(n) if j != i] for i in range(n)])
-        self._open = self._leads_inside()
+        self._inside = self._moves_inside()
 
-    def _leads_inside(self) -> Array:
+    def _moves_inside(self) -> Array:
         """(grid, grid, A) bool: moves that stay on the grid."""
-        cells = np.stack(np.meshgrid(np.arange(self._grid), np.arange(self._grid), indexing="ij"), -1)
-        reached = cells[:, :, None] + MOVES
-        inside: Array = ((reached >= 0) & (reached < self._grid)).all(-1)
-        return inside
+        grid = self._config.grid
+        reached = as_cells(np.arange(grid**2), grid)[:, None] + MOVES
+        return ((reached >= 0) & (reached < grid)).all(-1).reshape(grid, grid, len(MOVES))
 
     def reset(self, seeds: Sequence[int]) -> Moments:
         count, spec = len(seeds), self.spec
         if not 0 < count <= self.size:
             raise ValueError(f"{count} seeds for {self.size} copies")
-        cells = self._grid**2
-        drawn = scrambled(seeds, spec.n_agents + 1)
-        start = (drawn[:, :-1] % np.uint64(cells)).astype(np.int64)
-        apart = 1 + (drawn[:, -1] % np.uint64(cells - 1)).astype(np.int64)
-        place = (start[:, 0] + apart) % cells
-        self._position = np.stack(np.divmod(start, self._grid), -1)
-        self._place = np.stack(np.divmod(place, self._grid), -1)
+        team, self._place = starts(self._config, seeds)
+        self._position = np.repeat(team[:, None], spec.n_agents, 1)
         self._gathered = np.zeros(count, np.int64)
         self._time = np.zeros(count, np.int64)
         self._moments = Moments(
@@ -139,60 +151,58 @@ class Meet(BatchedEnv):
         return self._moments
 
     def step(self, actions: Array, live: Array) -> Moments:
+        """Raises:
+        ValueError: an action is unavailable.
+        """
         rows = np.flatnonzero(live)
-        now, n = self._moments, self.spec.n_agents
-        self._position[rows] = position = self._moved(rows, actions[rows])
+        now, n, horizon = self._moments, self.spec.n_agents, self.spec.horizon
+        chosen = actions[rows]
+        if not np.take_along_axis(now.avail[rows], chosen[..., None], -1).all():
+            raise ValueError(f"{self.spec.name}: an unavailable action was taken")
+        self._position[rows] = position = self._position[rows] + MOVES[chosen]
         self._time[rows] += 1
         together = (position == self._place[rows, None]).all(-1).sum(1)
         most = np.maximum(self._gathered[rows], together)
         met = together == n
-        now.reward[rows] = (most - self._gathered[rows]) / n
+        now.reward[rows] = (most - self._gathered[rows]) / n - 1 / horizon
         now.terminal[rows] = met
-        now.truncated[rows] = ~met & (self._time[rows] == self._horizon)
+        now.truncated[rows] = ~met & (self._time[rows] == horizon)
         now.columns["won"][rows] = met
         self._gathered[rows] = most
         self._show(rows)
         return now
 
-    def _moved(self, rows: Array, actions: Array) -> Array:
-        position: Array = self._position[rows] + MOVES[actions]
-        outside = (position < 0) | (position >= self._grid)
-        if outside.any():
-            row, agent = np.argwhere(outside)[0, :2]
-            raise ValueError(f"action {actions[row, agent]} is unavailable: {self.spec.agents[agent]} stands at a wall")
-        return position
-
     def _show(self, rows: Array) -> None:
-        now, n, scale = self._moments, self.spec.n_agents, self._grid - 1
+        now, n, far = self._moments, self.spec.n_agents, self._config.grid - 1
         position, place = self._position[rows], self._place[rows]
-        mates = position[:, self._mates] - position[:, :, None]
         obs = np.zeros((len(rows), n, self.spec.obs_dim), np.float32)
-        obs[:, :, :2] = position / scale
+        obs[:, :, :2] = position / far
         obs[:, 0, 2] = 1.0
-        obs[:, 0, 3:5] = (place - position[:, 0]) / scale
-        obs[:, :, 5:] = mates.reshape(len(rows), n, -1) / scale
+        obs[:, 0, 3:5] = np.sign(place - position[:, 0])
+        obs[:, :, 5:] = np.sign(position[:, self._mates] - position[:, :, None]).reshape(len(rows), n, -1)
         now.obs[rows] = obs
-        now.state[rows, : 2 * n] = position.reshape(len(rows), -1) / scale
-        now.state[rows, 2 * n : 2 * n + 2] = place / scale
-        now.state[rows, 2 * n + 2] = self._gathered[rows] / n
-        now.state[rows, 2 * n + 3] = self._time[rows] / self._horizon
-        now.avail[rows] = self._open[position[..., 0], position[..., 1]]
+        places, whole = np.concatenate([position, place[:, None]], 1).reshape(len(rows), -1), 2 * n + 2
+        now.state[rows, :whole] = places / far
+        now.state[rows, whole] = self._gathered[rows] / n
+        now.state[rows, whole + 1] = self._time[rows] / self.spec.horizon
+        avail = self._inside[position[..., 0], position[..., 1]]
+        led = (position[:, 1:] == position[:, :1]).all(-1)
+        avail[:, 1:, 1:] &= ~led[..., None]
+        now.avail[rows] = avail
 
     def render(self, copy: int = 0) -> Array:
-        """Cells of 32 x 32 pixels: the place green, the guide blue, followers orange, shared cells striped."""
-        cell = 32
-        picture = np.full((self._grid * cell, self._grid * cell, 3), 255, np.uint8)
-        picture[::cell] = picture[:, ::cell] = 200
+        """Cells of 32 x 32 pixels: the place green, the guide blue, followers orange; sharing a cell, in stripes."""
+        side, grid, n = 32, self._config.grid, self.spec.n_agents
+        picture = np.full((grid * side, grid * side, 3), 255, np.uint8)
+        picture[::side] = picture[:, ::side] = 200
 
-        def paint(position: Array, margin: int, colour: tuple[int, int, int], part: slice = slice(None)) -> None:
-            top, left = position * cell + margin
-            picture[top : top + cell - 2 * margin, left : left + cell - 2 * margin][part] = colour
+        def cell(position: Array, margin: int) -> Array:
+            (top, left), width = position * side + margin, side - 2 * margin
+            return picture[top : top + width, left : left + width]
 
-        paint(self._place[copy], 1, (120, 200, 120))
-        n = self.spec.n_agents
-        for agent in range(n - 1, -1, -1):
-            colour = (40, 80, 220) if agent == 0 else (240, 140, 30)
-            paint(self._position[copy, agent], 6, colour, slice(agent, None, n))
+        cell(self._place[copy], 1)[:] = (120, 200, 120)
+        for agent, position in enumerate(self._position[copy]):
+            cell(position, 6)[agent::n] = (40, 80, 220) if agent == 0 else (240, 140, 30)
         return picture
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -49,11 +50,16 @@ class MakeWorker:
 
     settings: Settings
     copies: int
+    attack: Any = None
+    """Settings of one more attacker on the policy."""
 
     def __call__(self) -> Worker:
         torch.set_num_threads(1)
         env = environment(self.settings, self.copies)
-        return Worker(algos.assemble(env.spec, self.settings.algo), env, self.settings.seed)
+        parts = algos.assemble(env.spec, self.settings.algo)
+        if self.attack is not None:
+            parts = parts.with_intervention(algos.attack(self.attack))
+        return Worker(parts, env, self.settings.seed)
 
 
 def fleet(settings: Settings, log: Log) -> Fleet:

@@ -97,8 +97,9 @@ class Log:
 
         plain = (bool, int, float, str)
         kept = {key: value if isinstance(value, plain) else str(value) for key, value in flat.items()}
-        for summary in hparams(kept, dict.fromkeys(COMPARED, 0.0)):  # type: ignore[no-untyped-call]
-            self._add(summary, 0)
+        experiment, start, _ = hparams(kept, dict.fromkeys(COMPARED, 0.0))  # type: ignore[no-untyped-call]
+        self._add(experiment, 0)
+        self._add(start, 0)
         rows = "\n".join(f"| {key} | {_cell(value)} |" for key, value in flat.items())
         self.text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
 
@@ -148,7 +149,8 @@ class Log:
     def rewind(self, state: Mapping[str, Any]) -> None:
         """Forget what was told after ``state``; an empty one is the beginning. To be called before anything is told.
 
-        Files are cut to their length of then, and a TensorBoard that is open drops the later steps.
+        Files are cut to their length of then, event files that came later are deleted, and a TensorBoard that is open
+        (with its usual loader) drops the later steps.
 
         Raises:
             LogDamaged: a file is shorter than it was then.

@@ -46,6 +46,8 @@ class Asked:
     eval_episodes: int = 0
     next_eval: int = 0
     """Consumed steps at which the next evaluation is due."""
+    eval_at: int = 0
+    """Consumed steps at which the evaluation under way began."""
     eval_left: int = 0
     """Episodes of the evaluation under way that are still to be asked for."""
     next_film: int = 0
@@ -81,7 +83,7 @@ class Schedule:
         if self.eval_every and asked.eval_left == 0 and clock.steps >= asked.next_eval:
             self._begin_evaluation(clock.steps)
         if asked.eval_left > 0:
-            return self._evaluation(clock)
+            return self._evaluation()
         plan = Plan(
             number=asked.plans,
             purpose=TRAIN,
@@ -99,30 +101,32 @@ class Schedule:
         """The evaluation that ends a run."""
         if not self.eval_every:
             return []
-        self._begin_evaluation(clock.steps)
         plans = []
         while self.asked.eval_left > 0:
-            plans.append(self._evaluation(clock))
+            plans.append(self._evaluation())
+        self._begin_evaluation(clock.steps)
+        while self.asked.eval_left > 0:
+            plans.append(self._evaluation())
         return plans
 
     def _begin_evaluation(self, steps: int) -> None:
-        self.asked.eval_left = self.eval_episodes
+        self.asked.eval_at, self.asked.eval_left = steps, self.eval_episodes
         self.asked.next_eval = (steps // self.eval_every + 1) * self.eval_every
 
-    def _evaluation(self, clock: Clock) -> Plan:
+    def _evaluation(self) -> Plan:
         asked = self.asked
         episodes = min(self.copies, asked.eval_left)
-        film = bool(self.film_every) and asked.eval_left == self.eval_episodes and clock.steps >= asked.next_film
+        film = bool(self.film_every) and asked.eval_left == self.eval_episodes and asked.eval_at >= asked.next_film
         if film:
-            asked.next_film = (clock.steps // self.film_every + 1) * self.film_every
+            asked.next_film = (asked.eval_at // self.film_every + 1) * self.film_every
         plan = Plan(
             number=asked.plans,
             purpose=EVALUATE,
             first_episode=asked.eval_episodes,
             episodes=episodes,
-            interventions=self.stages[self.stage(clock.steps)].interventions,
+            interventions=self.stages[self.stage(asked.eval_at)].interventions,
             film=film,
-            asked_at=clock.steps,
+            asked_at=asked.eval_at,
         )
         asked.plans += 1
         asked.eval_episodes += episodes

@@ -118,25 +118,27 @@ def iqm_band(scores: Array, confidence: float = 0.95, *, resamples: int = RESAMP
 
 def _bootstrapped(scores: Array, confidence: float, resamples: int, seed: int) -> Band:
     """(runs, tasks, P): percentile bootstrap, stratified by task."""
-    from scipy.stats import trim_mean
-
-    def iqm(drawn: Array) -> Array:
-        return np.asarray(trim_mean(drawn.reshape(-1, drawn.shape[-1]), 0.25, axis=0))
-
     runs = len(scores)
     if runs == 1:
         unknown = np.full(scores.shape[-1], np.nan)
-        return Band(iqm(scores), unknown, unknown, 1)
+        return Band(_interquartile_mean(scores), unknown, unknown, 1)
     try:
         from rliable.library import get_interval_estimates
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError('intervals over runs need rliable: pip install "marl[plot]"') from missing
     with _numpy_seeded(seed):
         centres, intervals = get_interval_estimates(
-            {"runs": scores}, iqm, reps=resamples, confidence_interval_size=confidence
+            {"runs": scores}, _interquartile_mean, reps=resamples, confidence_interval_size=confidence
         )
     low, high = intervals["runs"]
     return Band(centres["runs"], low, high, runs)
+
+
+def _interquartile_mean(scores: Array) -> Array:
+    """(..., P) to (P,). scipy's `trim_mean` takes ten times as long, two thousand times."""
+    ranked = np.sort(scores.reshape(-1, scores.shape[-1]), axis=0)
+    dropped = len(ranked) // 4
+    return np.asarray(ranked[dropped : len(ranked) - dropped].mean(0))
 
 
 @contextmanager

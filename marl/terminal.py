@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -18,12 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from marl.progress import Progress
+
 PAUSE = 10.0
 """Seconds between plain lines."""
-WINDOW = 32
-"""Calls over which the time left is reckoned."""
-LOSSES = 3
-"""Losses that have room."""
 
 
 class Terminal(Protocol):
@@ -37,68 +33,6 @@ class Terminal(Protocol):
 
     def close(self) -> None:
         """The last state, then the terminal as it was. Closing twice is allowed."""
-
-
-class Progress:
-    """The newest value of every tag, and how fast steps go by.
-
-    Args:
-        total_steps: environment steps of the whole run
-        clock: seconds, for the time left
-    """
-
-    def __init__(self, total_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total_steps, self.clock = total_steps, clock
-        self.step = 0
-        self.newest: dict[str, float] = {}
-        self.at: dict[str, int] = {}
-        """Step of every newest value."""
-        self._marks: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-
-    def take(self, values: Mapping[str, float], step: int) -> None:
-        # A panel reads these from its own thread: they are replaced, not changed.
-        self.newest = {**self.newest, **values}
-        self.at = {**self.at, **dict.fromkeys(values, step)}
-        if step > self.step or not self._marks:
-            self.step = max(step, self.step)
-            self._marks.append((self.clock(), step))
-
-    def steps_per_second(self) -> float | None:
-        """As logged, else between the calls seen here."""
-        logged = self.newest.get("throughput/steps_per_second")
-        return self._pace() if logged is None else logged
-
-    def seconds_left(self) -> float | None:
-        """At the pace of the last calls, evaluations and pauses included."""
-        pace = self._pace()
-        if pace is None:
-            return None
-        since = self.clock() - self._marks[-1][0]
-        return max(0.0, (self.total_steps - self.step) / pace - since)
-
-    def _pace(self) -> float | None:
-        if len(self._marks) < 2:
-            return None
-        (began, first), (ended, last) = self._marks[0], self._marks[-1]
-        return (last - first) / (ended - began) if ended > began else None
-
-    def value(self, tag: str, *, error: str | None = None) -> str | None:
-        """The newest value, with its standard error if there is one."""
-        if tag not in self.newest:
-            return None
-        spread = "" if error is None or error not in self.newest else f" ± {number(self.newest[error])}"
-        return number(self.newest[tag]) + spread
-
-    def losses(self) -> dict[str, str]:
-        """Losses by tag, the first ones that were logged."""
-        tags = [tag for tag in self.newest if tag.startswith("loss/")][:LOSSES]
-        return {tag: number(self.newest[tag]) for tag in tags}
-
-    def pace_line(self) -> str:
-        speed, left = self.steps_per_second(), self.seconds_left()
-        told = [f"{number(speed)} steps/s"] if speed is not None else []
-        told += [f"{duration(left)} left"] if left is not None else []
-        return " · ".join(told)
 
 
 class Panel:
@@ -140,12 +74,10 @@ class Panel:
             ProgressBar(progress.total_steps, min(progress.step, progress.total_steps)),
             f"{share:.1%}",
         )
-        facts = Table.grid(padding=(0, 2))
-        for _ in range(3):
-            facts.add_column(style="dim")
-            facts.add_column(min_width=18)
-        for cells in zip(self._training(), self._evaluation(), self._learning()):
-            facts.add_row(*(text for cell in cells for text in cell))
+        facts = Table.grid(padding=(0, 2), expand=True)
+        for ratio in (2, 3, 3):
+            facts.add_column(ratio=ratio)
+        facts.add_row(self._training(), self._evaluation(), self._learning())
         places = Table.grid(padding=(0, 2))
         places.add_row(Text("run", "dim"), Text(str(self._folder), overflow="fold"))
         places.add_row(Text("watch", "dim"), Text(f"tensorboard --logdir {self._folder.parent}", overflow="fold"))
@@ -153,37 +85,37 @@ class Panel:
         body = Group(bar, Text(pace), Text(), facts, Text(), places)
         return Frame(body, title=escape(self._folder.name), title_align="left", border_style="cyan")
 
-    def _training(self) -> list[tuple[str, str]]:
+    def _training(self) -> Table:
         value = self._progress.value
-        return _cells(
-            {
-                "return": value("train/return"),
-                "success": value("train/success"),
-                "length": value("train/length"),
-                "episodes": value("train/episodes"),
-                "epsilon": value("schedule/epsilon"),
-            }
-        )
+        told = {
+            "return": value("train/return"),
+            "success": value("train/success"),
+            "length": value("train/length"),
+            "episodes": value("train/episodes"),
+            "epsilon": value("schedule/epsilon"),
+        }
+        return _block("training", told)
 
-    def _evaluation(self) -> list[tuple[str, str]]:
+    def _evaluation(self) -> Table:
         progress = self._progress
+        told = {
+            "return": progress.value("eval/return", error="eval/return_se"),
+            "success": progress.value("eval/success", error="eval/success_se"),
+            "length": progress.value("eval/length"),
+            "episodes": progress.value("eval/episodes"),
+        }
         at = progress.at.get("eval/return")
-        return _cells(
-            {
-                "evaluation": progress.value("eval/return", error="eval/return_se"),
-                "success": progress.value("eval/success", error="eval/success_se"),
-                "length": progress.value("eval/length"),
-                "episodes": progress.value("eval/episodes"),
-                "at step": None if at is None else f"{at:,}",
-            }
-        )
+        return _block("evaluation" if at is None else f"evaluation at {at:,}", told)
 
-    def _learning(self) -> list[tuple[str, str]]:
-        value, losses = self._progress.value, self._progress.losses()
-        fill = self._progress.newest.get("replay/fill")
-        rows = _cells({"updates": value("updates/total"), "replay": None if fill is None else f"{fill:.0%} full"})
-        rows += list(losses.items())
-        return rows + [("", "")] * (2 + LOSSES - len(rows))
+    def _learning(self) -> Table:
+        progress = self._progress
+        fill = progress.newest.get("replay/fill")
+        told = {
+            "updates": progress.value("updates/total"),
+            "replay": None if fill is None else f"{fill:.0%} full",
+            **{f"loss {tag.removeprefix('loss/')}": text for tag, text in progress.losses().items()},
+        }
+        return _block("learning", told)
 
 
 class Lines:
@@ -258,23 +190,15 @@ def to_stderr(message: str, *, warning: bool = False) -> None:
     print(("warning: " if warning else "") + _one_line(message), file=sys.stderr, flush=True)
 
 
-def number(value: float) -> str:
-    """Four digits that matter; whole numbers in full with separators."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-
-
-def duration(seconds: float) -> str:
-    """As 02:05 or 3:20:00 or 2d 03:10."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour:02}:{minute:02}"
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
-
-
-def _cells(values: Mapping[str, str | None]) -> list[tuple[str, str]]:
-    return [(name, "–" if text is None else text) for name, text in values.items()]
+def _block(title: str, told: Mapping[str, str | None]) -> Table:
+    block = Table(
+        title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 0)
+    )
+    block.add_column(style="dim")
+    block.add_column()
+    for name, text in told.items():
+        block.add_row(name, "–" if text is None else text)
+    return block
 
 
 def _one_line(message: str) -> str:

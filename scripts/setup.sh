@@ -113,13 +113,16 @@ install_debian_packages() {
     if ! sudo -n true 2>/dev/null; then
       local as_root='sudo sh -c'
       command -v sudo >/dev/null || as_root='su -c'
-      say "system packages are missing and may not be installed from here. Run this, then the same make again:"
-      stop "$as_root 'apt-get update && apt-get install -y --no-install-recommends $*'"
+      say "system packages are missing and may not be installed from here (FOOTBALL=no: without the football engine's)." \
+        "Run this, then the same make again:"
+      echo "$as_root 'apt-get update && apt-get install -y --no-install-recommends $*'" >&2
+      exit 2
     fi
     become=(sudo -n)
   fi
   say "installing system packages: $*"
   "${become[@]}" apt-get update </dev/null || say "apt-get update failed; going on with the lists at hand"
+  "${become[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null # of an installation cut short
   "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
     install -y --no-install-recommends "$@" </dev/null
 }

@@ -13,7 +13,8 @@ LEVELS = [
     {"marl.ops", "marl.nets", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel"},
     {"algos", "envs"},
-    {"marl.replay", "marl.worker", "marl.log", "marl.checkpoint", "marl.statistics", "marl.video", "marl.terminal"},
+    {"marl.replay", "marl.worker", "marl.log", "marl.checkpoint", "marl.statistics", "marl.video", "marl.terminal"}
+    | {"marl.progress", "marl.curves"},
     {"marl.learner", "marl.fleet", "marl.processes", "marl.tally"},
     {"marl.schedule", "marl.cli"},
     {"marl.build", "marl.train", "marl.evaluate", "marl.bench", "marl.plot"},

@@ -1,0 +1,132 @@
+"""The agent with three heads and the value it is part of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from algos.factored import FactoredConfig, FactoredQ, Unrolled
+from algos.formation.prediction import Encoder
+from marl.dice import Dice, Noise
+from marl.nets import AgentInput, Recurrence
+from marl.ops import masked_mean
+from marl.parts import Memory, Stats, delayed
+from marl.types import EnvSpec, Episodes, View
+
+
+class Heads(NamedTuple):
+    """Q_i = shared(h_i) + local_i(h_i) + formation(z_i)."""
+
+    values: Tensor
+    """(..., N, A)"""
+    local: Tensor
+    """(..., N, A)"""
+    formation: Tensor | None
+    """(..., N, A)"""
+
+
+class FormationAgent(nn.Module):
+    """fc1 and GRU; a shared head, a local head per agent, and a head on the latent z if there is one."""
+
+    def __init__(self, spec: EnvSpec, config: FactoredConfig, latent: int | None) -> None:
+        super().__init__()
+        self.n_agents = spec.n_agents
+        self.input = AgentInput(spec, last_action=config.last_action, agent_id=config.agent_id)
+        self.body = Recurrence(self.input.size, config.hidden)
+        self.shared = nn.Linear(config.hidden, spec.n_actions)
+        local = [nn.Linear(config.hidden, spec.n_actions) for _ in range(spec.n_agents)]
+        self.local_weight = nn.Parameter(torch.stack([head.weight.detach() for head in local]))
+        self.local_bias = nn.Parameter(torch.stack([head.bias.detach() for head in local]))
+        self.formation = nn.Linear(latent, spec.n_actions) if latent else None
+
+    def start(self, n: int) -> Tensor:
+        return self.body.start(n, self.n_agents)
+
+    def step(self, obs: Tensor, last_action: Tensor, memory: Tensor) -> Tensor:
+        """One view of E teams -> memory (E, N, H)."""
+        return self.body.step(self.input(obs, last_action), memory)
+
+    def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
+        """Whole episodes (B, T, N, O), (B, T, N) -> histories (B, T, N, H)."""
+        histories: Tensor = self.body(self.input(obs, last_action))
+        return histories
+
+    def heads(self, histories: Tensor, latents: Tensor | None) -> Heads:
+        """(..., N, H), (..., N, Z)."""
+        local = torch.einsum("...nh,nah->...na", histories, self.local_weight) + self.local_bias
+        values = self.shared(histories) + local
+        if self.formation is None:
+            return Heads(values, local, None)
+        formation = self.formation(latents)
+        return Heads(values + formation, local, formation)
+
+
+class FormationQ(FactoredQ):
+    """Its TD error changes agent and mixer; it passes through the encoder E to the histories, and leaves E as it is.
+
+    Args:
+        local_l1: weight of the mean absolute output of the local heads.
+        lagged_encoder: the delayed agent has a delayed encoder too; otherwise it shares the live one.
+        mean_outside_training: latents are means where actions are not meant to explore; otherwise they are drawn.
+    """
+
+    agent: FormationAgent
+    encoder: Encoder
+    slow_encoder: Encoder
+
+    def __init__(
+        self,
+        agent: FormationAgent,
+        mixer: nn.Module,
+        encoder: Encoder,
+        config: FactoredConfig,
+        *,
+        local_l1: float,
+        lagged_encoder: bool,
+        mean_outside_training: bool,
+    ) -> None:
+        super().__init__(agent, mixer, config)
+        self.encoder = encoder
+        self.lagged_encoder = lagged_encoder
+        if lagged_encoder:
+            self.slow_encoder = delayed(encoder)
+        self._local_l1, self._mean_outside_training = local_l1, mean_outside_training
+
+    def targets(self) -> list[tuple[nn.Module, nn.Module]]:
+        lagged = [(self.slow_encoder, self.encoder)] if self.lagged_encoder else []
+        return [*super().targets(), *lagged]
+
+    def step(self, view: View, memory: Memory, dice: Dice | None) -> tuple[Tensor, Memory]:
+        memory = self.agent.step(view.obs, view.last_action, memory)
+        if self.agent.formation is None:
+            return self.agent.heads(memory, None).values, memory
+        law = self.encoder(memory)
+        if dice is None or (self._mean_outside_training and dice.purpose != "train"):
+            return self.agent.heads(memory, law.mean).values, memory
+        noise = torch.from_numpy(dice.normal("fox.latent", tuple(law.mean.shape[1:])))
+        return self.agent.heads(memory, law.sample(noise)).values, memory
+
+    def unroll(self, agent: nn.Module, batch: Episodes, noise: Noise, purpose: str) -> Unrolled:
+        histories = agent(batch.obs, batch.last_action)
+        if self.agent.formation is None:
+            values, local, _ = agent.heads(histories, None)
+            return Unrolled(values, histories, (local,))
+        lagged = self.lagged_encoder and agent is self.slow_agent
+        law = (self.slow_encoder if lagged else self.encoder).fixed(histories)
+        drawn = torch.randn(law.mean.shape, generator=noise(f"fox.{purpose}"), device=histories.device)
+        values, local, formation = agent.heads(histories, law.sample(drawn))
+        return Unrolled(values, histories, (local, formation))
+
+    def histories(self, batch: Episodes) -> Tensor:
+        return self.agent(batch.obs, batch.last_action)
+
+    def penalty(self, live: Unrolled, batch: Episodes) -> tuple[Tensor, Stats]:
+        """The L1 of local heads; told beside it: the shares of local and formation heads in |Q|."""
+        local, *formation = (masked_mean(head[:, :-1].abs(), batch.mask) for head in live.aside)
+        size = masked_mean(live.values[:, :-1].detach().abs(), batch.mask).clamp(min=1e-8)
+        stats: Stats = {"loss/local": local.detach(), "q/local_share": local.detach() / size}
+        if formation:
+            stats["q/formation_share"] = formation[0].detach() / size
+        return self._local_l1 * local, stats

@@ -1,0 +1,1 @@
+"""Defaults, papers' numbers and published settings, as YAML."""

@@ -1,0 +1,196 @@
+"""`python -m marl.bench env=grf algo=fox`: what is achieved beside what is possible on these cores."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+import algos
+import envs
+from marl import build, cli
+from marl.config import Settings
+from marl.dice import Dice
+from marl.learner import Learner
+from marl.log import read_scalars
+from marl.ops import random_available
+from marl.train import Run
+from marl.types import Record
+from marl.worker import TRAIN, Plan
+
+SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit", "absorb")
+"""Named in the code by `torch.profiler.record_function`."""
+
+
+class Rate(NamedTuple):
+    steps: int
+    seconds: float
+    """CPU seconds of this process."""
+
+    @property
+    def per_second(self) -> float:
+        return self.steps / self.seconds
+
+
+def measure(work: Callable[[int], int], seconds: float) -> Rate:
+    """Call ``work(i) -> steps`` until ``seconds`` CPU seconds are spent; the first call is not counted."""
+    work(0)
+    steps, calls, began = 0, 0, time.process_time()
+    while time.process_time() - began < seconds:
+        calls += 1
+        steps += work(calls)
+    return Rate(steps, time.process_time() - began)
+
+
+def raw_simulator(settings: Settings, seconds: float) -> Rate:
+    """Random available actions, no policy, nothing recorded."""
+    env = build.environment(settings, settings.rollout.envs_per_worker)
+    size, agents = env.size, env.spec.n_agents
+
+    def play(number: int) -> int:
+        dice = Dice(settings.seed, TRAIN, range(number * size, (number + 1) * size))
+        moments, live, steps = env.reset(dice.seeds()), np.ones(size, np.bool_), 0
+        while live.any():
+            uniform = torch.from_numpy(dice.uniform("bench", (agents,)))
+            actions = random_available(torch.from_numpy(moments.avail), uniform).numpy()
+            moments = env.step(actions, live)
+            steps += int(live.sum())
+            live &= ~(moments.terminal | moments.truncated)
+        return steps
+
+    try:
+        return measure(play, seconds)
+    finally:
+        env.close()
+
+
+def rollouts(settings: Settings, seconds: float) -> tuple[Rate, list[Record]]:
+    """The policy decides at every step, exploration overrules it: the same behaviour as `raw_simulator`."""
+    worker = build.MakeWorker(settings, settings.rollout.envs_per_worker)()
+    size, records = settings.rollout.envs_per_worker, []
+
+    def play(number: int) -> int:
+        rollout = worker.play(Plan(number, TRAIN, number * size, size, epsilon=1.0))
+        records.extend(rollout.records)
+        return sum(len(record["reward"]) for record in rollout.records)
+
+    try:
+        return measure(play, seconds), records
+    finally:
+        worker.close()
+
+
+class Update(NamedTuple):
+    """CPU (or GPU wall) milliseconds of one update and its parts."""
+
+    total: float
+    parts: dict[str, float]
+
+
+def updates(learner: Learner, records: list[Record], count: int) -> Update:
+    """Mean over ``count`` updates on these episodes, parts by the profiler's labels in a second pass."""
+    for record in records:
+        learner.absorb(record)
+    learner.update()
+    total = _milliseconds(learner, count)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        profiled = _milliseconds(learner, count)
+    events = {event.key: event.cpu_time_total / 1e3 / count for event in recorded.key_averages()}
+    scale = total / profiled
+    return Update(total, {name: events[name] * scale for name in SECTIONS if name in events})
+
+
+def _milliseconds(learner: Learner, count: int) -> float:
+    """Per update, its share of the parts that are fitted at a cadence of their own included."""
+    clock = time.perf_counter if learner.device.type == "cuda" else time.process_time
+    began = clock()
+    for _ in range(count):
+        learner.update()
+    if learner.device.type == "cuda":
+        torch.cuda.synchronize()
+    return (clock() - began) * 1e3 / count
+
+
+def end_to_end(settings: Settings) -> tuple[float, float]:
+    """Training steps per wall second once updates have begun, and megabytes of this process at its peak."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(settings, Path(folder))
+        try:
+            run.play()
+        finally:
+            run.close()
+        rows = [row for row in read_scalars(Path(folder)) if row.get("updates/total", 0) > 0]
+    first, last = rows[0], rows[-1]
+    return (last["step"] - first["step"]) / (last["wall"] - first["wall"]), _peak_megabytes()
+
+
+def _peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def bench(settings: Settings) -> int:
+    """Measure one setting and print the table."""
+    torch.set_num_threads(settings.learner.threads)
+    console, cores = Console(), len(os.sched_getaffinity(0))
+    seconds = 20.0
+    raw = raw_simulator(settings, seconds)
+    played, records = rollouts(settings, seconds)
+    learner = build.learner(settings, build.spec(settings), build.device(settings))
+    needed = max(settings.learner.batch, settings.learner.burn_in)
+    update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], 20)
+    steps = float(np.mean([len(record["reward"]) for record in records]))
+    learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
+    bound = min(cores / (1 / played.per_second + learning), 1 / learning)
+    burn_in = int(needed * steps)
+    trained = replace(
+        settings,
+        steps=burn_in + int(60 * bound),
+        rollout=replace(settings.rollout, epsilon_start=1.0, epsilon_finish=1.0),
+        eval=replace(settings.eval, every_steps=0),
+        log=replace(settings.log, every_steps=200, terminal=False, video_every_steps=0),
+        checkpoint=replace(settings.checkpoint, every_steps=10**12),
+    )
+    with redirect_stderr(StringIO()):
+        achieved, megabytes = end_to_end(trained)
+    episode_bytes = len(pickle.dumps(records[0], protocol=5)) / len(records[0]["reward"]) * steps
+    table = Table(title=f"{settings.algo.name} on {settings.env.name}, {cores} cores, {learner.device}", box=None)
+    table.add_column("measured")
+    table.add_column("value", justify="right")
+    table.add_column("of what is possible", justify="right")
+    rows = [
+        ("raw simulator, steps per CPU second", f"{raw.per_second:,.0f}", ""),
+        ("rollouts, steps per CPU second", f"{played.per_second:,.0f}", f"{played.per_second / raw.per_second:.2f}"),
+        ("learner, ms per update", f"{update.total:.1f}", ""),
+        *((f"  {name}", f"{value:.1f}", f"{value / update.total:.2f}") for name, value in update.parts.items()),
+        ("end to end, steps per wall second", f"{achieved:,.0f}", f"{achieved / bound:.2f}"),
+        ("  the bound of rollouts and learner", f"{bound:,.0f}", ""),
+        ("  steps per CPU second", f"{1 / (1 / played.per_second + learning):,.0f}", ""),
+        ("mean episode, steps", f"{steps:.1f}", ""),
+        ("moved per episode, bytes", f"{episode_bytes:,.0f}", ""),
+        ("moved per version of the weights, bytes", f"{sum(a.nbytes for a in learner.weights().values()):,}", ""),
+        ("replay, MiB", f"{learner.replay.bytes / 2**20:,.0f}", ""),
+        ("peak memory of the learner's process, MiB", f"{megabytes:,.0f}", ""),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(bench, sys.argv[1:], algos.ALGORITHMS, envs.ENVIRONMENTS))

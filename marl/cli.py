@@ -1,0 +1,130 @@
+"""The command line: arguments in, checked settings out, one line for every mistake."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from marl.compose import Registries, parse_argument, settings_from
+from marl.config import Mistake, Settings, check, suggestion
+from marl.guide import guide
+from marl.request import one, probe, several
+from marl.runs import find, flat, open_folder, read, refuse_taken, to_yaml
+
+__all__ = ["Mistake", "flat", "load", "open_folder", "parse", "run", "to_yaml"]
+
+HELP, MANY, SHOW = ("-h", "--help"), ("-m", "--multirun"), ("-c", "--cfg", "--config")
+INTERRUPTED = 130
+"""Exit status of a run that the user stopped."""
+
+
+class Asked(NamedTuple):
+    """Options apart from `key=value`."""
+
+    options: set[str]
+    arguments: list[str]
+
+    def wants(self, spellings: tuple[str, ...]) -> bool:
+        return not self.options.isdisjoint(spellings)
+
+
+def run(
+    main: Callable[[Settings], int],
+    argv: Sequence[str],
+    algorithms: Mapping[str, str],
+    environments: Mapping[str, str],
+    command: str = "python -m marl.train",
+) -> int:
+    """Call ``main`` with the settings that ``argv`` asks for, once for each run of a sweep; the exit status.
+
+    A sweep goes on after a run that failed, and ends with one that the user stopped. A mistake, which ``main`` may
+    raise too, is told in one line on standard error, with status 2.
+    """
+    registries = Registries(algorithms, environments)
+    try:
+        asked = _split(argv)
+        if asked.wants(HELP):
+            print(guide(command, registries, _chosen(asked.arguments, registries)))
+            return 0
+        runs = _settings(asked, registries)
+        if asked.wants(SHOW):
+            print("---\n".join(map(to_yaml, runs)), end="")
+            return 0
+        for settings in runs:
+            probe(settings, registries)
+            refuse_taken(settings)
+        return _run_all(main, runs)
+    except Mistake as mistake:
+        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        return 2
+
+
+def _run_all(main: Callable[[Settings], int], runs: list[Settings]) -> int:
+    worst = 0
+    for settings in runs:
+        status = main(settings)
+        if status == INTERRUPTED:
+            return status
+        worst = max(worst, status)
+    return worst
+
+
+def parse(argv: Sequence[str], algorithms: Mapping[str, str], environments: Mapping[str, str]) -> list[Settings]:
+    """The settings that ``argv`` asks for: one, or several with ``-m``. Nothing is started or written.
+
+    Raises:
+        Mistake: they cannot be, or cannot be here.
+    """
+    registries = Registries(algorithms, environments)
+    runs = _settings(_split(argv), registries)
+    for settings in runs:
+        probe(settings, registries)
+    return runs
+
+
+def load(
+    saved: str,
+    algorithms: Mapping[str, str],
+    environments: Mapping[str, str],
+    arguments: Sequence[str] = (),
+    logdir: str = Settings.logdir,
+) -> tuple[Settings, Path]:
+    """The settings of a saved run, changed by ``arguments``, and its folder.
+
+    Args:
+        saved: the run's folder, its name in ``logdir``, or its config.yaml.
+
+    Raises:
+        Mistake: no such run, or settings that cannot be, or cannot be here.
+    """
+    registries = Registries(algorithms, environments)
+    config = find(saved, logdir)
+    settings = settings_from(arguments, registries, read(config))
+    check(settings)
+    probe(settings, registries)
+    return settings, config.parent
+
+
+def _split(argv: Sequence[str]) -> Asked:
+    options = {argument for argument in argv if argument.startswith("-")}
+    known = [*HELP, *MANY, *SHOW]
+    for option in sorted(options.difference(known)):
+        raise Mistake(f"{option}: no such option; allowed are {', '.join(known)}{suggestion(option, known)}")
+    return Asked(options, [argument for argument in argv if argument not in options])
+
+
+def _settings(asked: Asked, registries: Registries) -> list[Settings]:
+    return several(asked.arguments, registries) if asked.wants(MANY) else [one(asked.arguments, registries)]
+
+
+def _chosen(arguments: Sequence[str], registries: Registries) -> dict[str, type]:
+    """`Config` of every algorithm and environment that is chosen by name, by its key."""
+    chosen = {}
+    for override in map(parse_argument, arguments):
+        key = override.key_or_group
+        if re.fullmatch(r"algo(\.base)*|env", key) and not override.is_sweep_override():
+            chosen[key] = registries.config(key.partition(".")[0], registries.choose(key, override.value()))
+    return chosen

@@ -1,0 +1,257 @@
+"""From YAML and `key=value` arguments to `Settings`, by Hydra's composition and grammar.
+
+Later wins: dataclass defaults; configs/algo (a wrapped algorithm's file before its wrapper's); configs/env;
+configs/experiment; the command line. A saved run stands in the place of all files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib import import_module, resources
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from marl.config import Mistake, Settings, default_name, suggestion
+from marl.typed import fill, one_line, put, tree
+
+CONFIGS = "configs"
+CHOSEN = {"algo": "algorithm", "env": "environment", "experiment": "experiment"}
+"""Keys that choose a file of the folder they are called by."""
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Registries:
+    """Name to module path, for what can be chosen. Only what is chosen is imported."""
+
+    algorithms: Mapping[str, str]
+    environments: Mapping[str, str]
+
+    def choose(self, key: str, name: Any) -> str:
+        """``name``, if ``key`` may be that.
+
+        Raises:
+            Mistake: it may not.
+        """
+        names, kind = self.names(key), CHOSEN[key.partition(".")[0]]
+        if name in names:
+            return str(name)
+        allowed = ", ".join(names)
+        if name is None:
+            raise Mistake(f"{key}: no {kind} is chosen; allowed are {allowed}; say {key}=NAME")
+        raise Mistake(f"{key}={name}: no such {kind}; allowed are {allowed}{suggestion(str(name), names)}")
+
+    def names(self, key: str) -> list[str]:
+        """What ``key`` may be."""
+        if key == "experiment":
+            return experiments()
+        return sorted(self.environments if key == "env" else self.algorithms)
+
+    def config(self, group: str, name: str) -> type:
+        """The `Config` of a registered module."""
+        path = (self.environments if group == "env" else self.algorithms)[name]
+        found: type = vars(import_module(path))["Config"]
+        return found
+
+
+def experiments() -> list[str]:
+    """Names of the published settings."""
+    files = resources.files(CONFIGS).joinpath("experiment").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def settings_from(arguments: Sequence[str], registries: Registries, saved: Plain | None = None) -> Settings:
+    """What ``arguments`` ask for, on top of a saved run if there is one. Values are not checked yet.
+
+    Raises:
+        Mistake: a key, a type or a choice that is not there.
+    """
+    choices: dict[str, str] = {}
+    values: list[tuple[str, Any]] = []
+    for key, value in map(_key_and_value, arguments):
+        if not _chooses(key):
+            values.append((key, value))
+        elif value is not None:
+            choices[key] = registries.choose(key, value)
+    plain = _from_files(choices) if saved is None else _from_saved(saved, choices)
+    for key in ("algo", "env"):
+        plain[key]["name"] = registries.choose(key, plain.setdefault(key, {}).get("name"))
+    layers = [*_wrapped(plain["algo"], "algo", choices, registries), plain]
+    root = tree(Settings)
+    root.env = tree(registries.config("env", plain["env"]["name"]))
+    _attach(root, "algo", plain["algo"], "algo", registries)
+    for layer in layers:
+        fill(root, layer)
+    for key, value in values:
+        put(root, key, value)
+    _refuse_renaming(root, plain, choices)
+    return _built(root)
+
+
+def _key_and_value(argument: str) -> tuple[str, Any]:
+    override = parse_argument(argument)
+    if override.is_sweep_override():
+        raise Mistake(f"{argument}: several values need -m, which makes one run of each")
+    return override.key_or_group, override.value()
+
+
+def _chooses(key: str) -> bool:
+    return key in CHOSEN or re.fullmatch(r"algo(\.base)+", key) is not None
+
+
+def _built(root: DictConfig) -> Settings:
+    try:
+        settings: Any = OmegaConf.to_object(root)
+    except OmegaConfBaseException as error:
+        raise Mistake(one_line(error)) from error
+    named: Settings = settings if settings.name else replace(settings, name=default_name(settings))
+    return named
+
+
+# files
+
+
+def _from_files(choices: Mapping[str, str]) -> Plain:
+    """What configs/ says of these choices."""
+    plain, chosen = _composed("config", [f"{key}={choices[key]}" for key in CHOSEN if key in choices])
+    for key in ("algo", "env"):
+        plain.setdefault(key, {})["name"] = chosen[key]
+    return plain
+
+
+def _from_saved(saved: Plain, choices: Mapping[str, str]) -> Plain:
+    """What a saved run says. Where another algorithm or environment is chosen, that section comes from its file."""
+    if "experiment" in choices:
+        raise Mistake(f"experiment={choices['experiment']}: a saved run brings all settings; allowed is one of the two")
+    plain: Any = OmegaConf.to_container(OmegaConf.create(saved), resolve=False)
+    for key in ("algo", "env"):
+        if key in choices and choices[key] != plain[key]["name"]:
+            plain[key] = _file(key, choices[key])[key]
+    return dict(plain)
+
+
+def _file(group: str, name: str) -> Plain:
+    """configs/GROUP/NAME.yaml, as it changes the settings as a whole."""
+    plain = _composed(f"{group}/{name}", [])[0]
+    plain.setdefault(group, {})["name"] = name
+    return plain
+
+
+def _composed(config: str, arguments: list[str]) -> tuple[Plain, Mapping[str, Any]]:
+    try:
+        with initialize_config_module(CONFIGS, version_base="1.3"):
+            node = compose(config, arguments, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise Mistake(f"{CONFIGS}/{error.missing_cfg_file}.yaml is missing") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Mistake(f"{CONFIGS}: {one_line(error)}") from error
+    chosen = dict(node.hydra.runtime.choices)
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    del plain["hydra"]
+    return plain, chosen
+
+
+# algorithms around algorithms
+
+
+def _wrapped(section: Plain, key: str, choices: Mapping[str, str], registries: Registries) -> list[Plain]:
+    """Put the section of the wrapped algorithm, if any, in the place of its name; the innermost file first."""
+    inner = f"{key}.base"
+    base = section.get("base")
+    given = dict(base) if isinstance(base, Mapping) else {"name": base}
+    if choices.get(inner, given["name"]) != given["name"]:
+        given = {"name": choices[inner]}
+    if given["name"] is None:
+        return []
+    file = _file("algo", registries.choose(inner, given["name"]))
+    section["base"] = OmegaConf.to_container(OmegaConf.merge(file.pop("algo"), given), resolve=False)
+    return [*_wrapped(section["base"], inner, choices, registries), file]
+
+
+def _attach(holder: DictConfig, place: str, section: Plain, key: str, registries: Registries) -> None:
+    """Grow the typed tree by an algorithm and those it wraps."""
+    config = registries.config("algo", section["name"])
+    holder[place] = tree(config)
+    wraps, base = "base" in {entry.name for entry in fields(config)}, section.get("base")
+    if wraps and base is None:
+        registries.choose(f"{key}.base", None)
+    if base is not None and not wraps:
+        raise Mistake(f"{key}.base={base['name']}: {section['name']} wraps no other algorithm; allowed is none")
+    if base is not None:
+        _attach(holder[place], "base", base, f"{key}.base", registries)
+
+
+def _refuse_renaming(root: DictConfig, plain: Plain, choices: Mapping[str, str]) -> None:
+    """Names choose code: they change by choice, never as a value."""
+    names = {"env": plain["env"]["name"]}
+    key, section = "algo", plain["algo"]
+    while section is not None:
+        names[key] = section["name"]
+        key, section = f"{key}.base", section.get("base")
+    for key, chosen in names.items():
+        now = OmegaConf.select(root, f"{key}.name")
+        if now != chosen:
+            raise Mistake(f"{key}.name={now}: allowed is {chosen}; another one is chosen by {key}=NAME")
+    for key in choices.keys() - names.keys() - {"experiment"}:
+        raise Mistake(f"{key}={choices[key]}: {key.removesuffix('.base')} wraps no other algorithm; allowed is none")
+
+
+# arguments
+
+
+def parse_argument(argument: str) -> Override:
+    """One `key=value` by Hydra's grammar; its value may be a sweep.
+
+    Raises:
+        Mistake: it is not of that form.
+    """
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        if "=" not in argument:
+            raise Mistake(f"{argument}: allowed is key=value; see --help") from error
+        quoted = "special characters need quotes, as in key='\"some text\"'"
+        raise Mistake(f"{argument}: {one_line(error)}; allowed is key=value; {quoted}") from error
+    if override.type == OverrideType.DEL or override.package is not None:
+        raise Mistake(f"{argument}: allowed is key=value")
+    return override
+
+
+class Sweep(NamedTuple):
+    """One run of several."""
+
+    arguments: list[str]
+    swept: dict[str, str]
+    """Key to its value in this run."""
+
+
+def expand(arguments: Sequence[str]) -> list[Sweep]:
+    """Every combination of the values that are swept, in the order they are written."""
+    swept: list[list[tuple[str, str]]] = []
+    fixed = []
+    for argument in arguments:
+        override = parse_argument(argument)
+        if override.is_sweep_override():
+            swept.append([(override.key_or_group, value) for value in _values(argument, override)])
+        else:
+            fixed.append(argument)
+    return [
+        Sweep([*fixed, *(f"{key}={value}" for key, value in chosen)], dict(chosen))
+        for chosen in itertools.product(*swept)
+    ]
+
+
+def _values(argument: str, override: Override) -> list[str]:
+    try:
+        return list(override.sweep_string_iterator())
+    except HydraException as error:
+        raise Mistake(f"{argument}: {one_line(error)}; allowed are a,b,c and range(start,stop)") from error

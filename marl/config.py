@@ -1,0 +1,213 @@
+"""The settings of a run: what there is to set, its defaults, and what is allowed."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+
+class Mistake(ValueError):
+    """What the user asked for cannot be. The message is one line: the key, the value and what is allowed."""
+
+
+def suggestion(word: str, names: Iterable[str]) -> str:
+    """The end of an error message: the nearest of ``names``, or nothing."""
+    nearest = get_close_matches(word, list(names), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def one_of(default: str, *others: str) -> Any:
+    """A field that takes one of these words."""
+    return field(default=default, metadata={"allowed": (default, *others)})
+
+
+def number(
+    default: float, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> Any:
+    """A field that takes finite numbers from ``least``, or beyond ``above``, up to ``most``."""
+    return field(default=default, metadata={"least": least, "above": above, "most": most})
+
+
+def count(default: int, least: int = 1) -> Any:
+    """A field that takes whole numbers from ``least`` on."""
+    return number(default, least=least)
+
+
+def like(default: str | None, pattern: str, allowed: str) -> Any:
+    """A field that takes text of a form; ``allowed`` says which."""
+    return field(default=default, metadata={"pattern": pattern, "words": allowed})
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How much is learned of how much is played."""
+
+    batch: int = count(32)  # episodes per update
+    updates_per_episode: float = number(1.0, above=0)  # updates for each training episode that comes in
+    burn_in: int = count(32)  # episodes stored before the first update
+    threads: int = count(1)  # CPU threads of the learner
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Who plays, and how much at random."""
+
+    backend: str = one_of("local", "inline", "ray")  # processes here, this process, or Ray's actors
+    workers: int = count(2)  # processes that play
+    envs_per_worker: int = count(4)  # environments side by side in each of them
+    inflight: int = count(4)  # plans asked for ahead of the learner, at least workers; fixes results in ordered mode
+    ordered: bool = True  # learn in the order asked for, the same for any number of workers; false: as they come
+    timeout: float = number(300.0, above=0)  # seconds without an answer after which a worker is replaced
+    epsilon_start: float = number(1.0, least=0, most=1)  # share of random actions at the first step
+    epsilon_finish: float = number(0.05, least=0, most=1)  # share of random actions in the end
+    epsilon_steps: int = count(50_000, least=0)  # environment steps from the one to the other
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Which episodes are kept."""
+
+    capacity: int = count(5000)  # episodes
+    prioritised: bool = False  # draw episodes by their last TD error instead of uniformly
+    alpha: builtins.float = number(0.3, least=0)  # exponent of priorities
+    float: str = one_of("float32", "float16", "bfloat16")  # storage of observations and states
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How often the greedy policy is measured."""
+
+    every_steps: int = count(10_000, least=0)  # environment steps; 0: never
+    episodes: int = count(32)  # at each evaluation
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What is told."""
+
+    every_steps: int = count(1000)  # environment steps between two lines of training scalars
+    video_every_steps: int = count(0, least=0)  # environment steps between two films of an evaluation; 0: never
+    terminal: bool = True  # show progress
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How much of a run a crash can cost."""
+
+    every_steps: int = count(50_000)  # environment steps
+    keep: int = count(3)  # newest checkpoints kept
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Ray, for rollout.backend=ray."""
+
+    address: str | None = None  # auto or host:port of a running cluster; null: start one here
+    dashboard: bool = False  # Ray's web page, on localhost
+    cpus_per_worker: float = number(1.0, above=0)  # cores that Ray reserves for each worker
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with rules of its own."""
+
+    name: str
+    steps: int = field(metadata={"least": 1, "above": -math.inf, "most": math.inf})  # environment steps
+    interventions: bool = True  # attackers and partners play
+    epsilon_restart: bool = False  # epsilon anneals anew
+    fresh_replay: bool = False  # episodes of earlier phases are dropped
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on."""
+
+    algo: Any  # algorithm, by name; its settings are algo.KEY, those of one it wraps algo.base=NAME, algo.base.KEY
+    env: Any  # environment, by name; its settings are env.KEY
+    seed: int = count(0, least=0)  # fixes parameters, episodes and choices
+    steps: int = count(2_000_000)  # environment steps of training
+    name: str | None = like(None, r"\w[\w.+-]*", "letters, digits, . _ + -")  # run's folder; null: ALGO_ENV_sSEED
+    logdir: str = "runs"  # where runs have their folders
+    device: str = like("auto", r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda, cuda:N")  # of the learner; auto: GPU if any
+    precision: str = one_of("fp32", "tf32", "bf16")  # of the learner's matrix products
+    compile: bool = False  # the learner's networks, by torch.compile
+    resume: str | None = None  # run to go on with: its folder, or its name in logdir
+    from_: str | None = None  # run, or its config.yaml, to start again; other settings given here change it
+    learner: Learning = field(default_factory=Learning)
+    rollout: Rollout = field(default_factory=Rollout)
+    replay: Replay = field(default_factory=Replay)
+    eval: Evaluation = field(default_factory=Evaluation)
+    log: Logging = field(default_factory=Logging)
+    checkpoint: Saving = field(default_factory=Saving)
+    ray: Cluster = field(default_factory=Cluster)
+    phases: list[Phase] = field(default_factory=list)  # [{name: .., steps: ..}, ..]; they add up to steps; []: one
+
+
+def key_of(entry: Field[Any]) -> str:
+    """A field's key on the command line: Python's reserved words have an underscore that users do not type."""
+    return entry.name.rstrip("_")
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]]]:
+    """Dotted key, value and field of everything that is set in a dataclass and those below it."""
+    for entry in fields(config):
+        key, value = prefix + key_of(entry), vars(config)[entry.name]
+        if is_dataclass(value):
+            yield from leaves(value, f"{key}.")
+        elif isinstance(value, list) and value and all(map(is_dataclass, value)):
+            for index, item in enumerate(value):
+                yield from leaves(item, f"{key}.{index}.")
+        else:
+            yield key, value, entry
+
+
+def check(settings: Settings) -> None:
+    """Refuse what cannot be.
+
+    Raises:
+        Mistake: a value that is not allowed, alone or beside others.
+    """
+    for key, value, entry in leaves(settings):
+        if value is not None:
+            _check_value(key, value, entry)
+    learner, rollout, replay = settings.learner, settings.rollout, settings.replay
+    if rollout.backend == "inline" and rollout.workers != 1:
+        raise Mistake(f"rollout.workers={rollout.workers}: allowed is 1 with rollout.backend=inline")
+    if rollout.inflight < rollout.workers:
+        raise Mistake(f"rollout.inflight={rollout.inflight}: allowed are rollout.workers ({rollout.workers}) and more")
+    for key, episodes in (("batch", learner.batch), ("burn_in", learner.burn_in)):
+        if episodes > replay.capacity:
+            raise Mistake(f"learner.{key}={episodes}: allowed are up to replay.capacity ({replay.capacity})")
+    total = sum(phase.steps for phase in settings.phases)
+    if settings.phases and total != settings.steps:
+        raise Mistake(f"steps={settings.steps}: allowed is {total}, the sum of the steps of phases")
+
+
+def _check_value(key: str, value: Any, entry: Field[Any]) -> None:
+    rule = entry.metadata
+    if "allowed" in rule and value not in rule["allowed"]:
+        allowed = ", ".join(rule["allowed"])
+        raise Mistake(f"{key}={value}: allowed are {allowed}{suggestion(str(value), rule['allowed'])}")
+    if "pattern" in rule and not re.fullmatch(rule["pattern"], value, re.ASCII):
+        raise Mistake(f"{key}={value}: allowed are {rule['words']}")
+    if "least" in rule and not (math.isfinite(value) and rule["least"] <= value <= rule["most"] and value > rule["above"]):
+        raise Mistake(f"{key}={value}: allowed are {_range(rule['least'], rule['above'], rule['most'])}")
+
+
+def _range(least: float, above: float, most: float) -> str:
+    begin = f"numbers above {above:g}" if above > -math.inf else f"{least:g}"
+    return f"{begin} to {most:g}" if most < math.inf else begin if above > -math.inf else f"{begin} and more"
+
+
+def default_name(settings: Settings) -> str:
+    """``ALGO_ENV_sSEED``; an algorithm that wraps others is called by all of them."""
+    names, algo = [], settings.algo
+    while algo is not None:
+        names.append(algo.name)
+        algo = vars(algo).get("base")
+    return f"{'_'.join(names)}_{settings.env.name}_s{settings.seed}"

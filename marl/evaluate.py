@@ -1,0 +1,177 @@
+"""`python -m marl.evaluate run=<run> episodes=100`: a saved policy, clean or attacked, with its confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+import algos
+import envs
+from marl import build, checkpoint, cli, video
+from marl.compose import parse_argument
+from marl.config import Mistake, Settings, count, suggestion
+from marl.fleet import make_fleet
+from marl.statistics import Estimate, mean_interval, success_interval
+from marl.tally import summary
+from marl.train import FILM_SPEED
+from marl.typed import put, tree
+from marl.types import Array, Record
+from marl.worker import EVALUATE, Plan, Rollout
+
+FOLDER = "evaluations"
+STREAM = f"{EVALUATE}/saved"
+"""Starts that no training run has seen: evaluations during training draw from another stream."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a saved run."""
+
+    run: str = ""  # its folder, or its name in logdir
+    logdir: str = "runs"
+    episodes: int = count(100)
+    seed: int | None = None  # of the episodes; null: the run's own
+    workers: int = count(1)  # processes that play
+    interventions: bool = True  # whether attackers the policy was trained with play along
+    attack: Any = None  # attack=NAME puts an attacker on the policy; its settings are attack.KEY
+    video: bool = False  # film the first episode
+
+
+def read(argv: Sequence[str]) -> Request:
+    """The request in ``key=value`` arguments.
+
+    Raises:
+        Mistake: a key or value that is not there, or no run.
+    """
+    root, attack, rest = tree(Request), None, []
+    for argument in argv:
+        override = parse_argument(argument)
+        key, value = override.key_or_group, override.value()
+        if key == "attack" and value is not None:
+            attack = tree(algos.attack_config(_attack(value)))
+        elif key.startswith("attack."):
+            rest.append((key.removeprefix("attack."), value))
+        else:
+            put(root, key, value)
+    if rest and attack is None:
+        raise Mistake(f"attack.{rest[0][0]}={rest[0][1]}: no attacker is chosen; say attack=NAME")
+    for key, value in rest:
+        put(attack, key, value)
+    request: Request = OmegaConf.to_object(root)  # type: ignore[assignment]
+    if not request.run:
+        raise Mistake("run: no run is chosen; say run=FOLDER")
+    if request.episodes < 1 or request.workers < 1:
+        key = "episodes" if request.episodes < 1 else "workers"
+        raise Mistake(f"{key}={vars(request)[key]}: allowed are 1 and more")
+    return replace(request, attack=OmegaConf.to_object(attack) if attack is not None else None)
+
+
+def _attack(name: Any) -> str:
+    if name in algos.ATTACKS:
+        return str(name)
+    allowed = ", ".join(algos.ATTACKS)
+    raise Mistake(f"attack={name}: no such attacker; allowed are {allowed}{suggestion(str(name), algos.ATTACKS)}")
+
+
+def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Array], int]:
+    """What the newest whole checkpoint of a run acts with, and its environment steps."""
+    saved = checkpoint.load_latest(folder / "checkpoints", warn, only=("learner",))
+    parts = algos.assemble(build.spec(settings), settings.algo)
+    for name, part in parts.named():
+        prefix = f"{name}.state."
+        kept = saved.tensors["learner"].items()
+        part.load_state_dict({key[len(prefix) :]: value for key, value in kept if key.startswith(prefix)})
+    return {name: tensor.detach().numpy() for name, tensor in parts.travelling().items()}, saved.step
+
+
+def play(settings: Settings, request: Request, weights: dict[str, Array], warn: Callable[[str], None]) -> list[Rollout]:
+    """All episodes, greedily; the same whatever the number of workers."""
+    copies = settings.rollout.envs_per_worker
+    make = build.MakeWorker(settings, copies, request.attack)
+    backend = "inline" if request.workers == 1 else "local"
+    fleet = make_fleet(backend, make, workers=request.workers, ordered=True, timeout=settings.rollout.timeout, warn=warn)
+    try:
+        version = fleet.publish(weights)
+        for number, first in enumerate(range(0, request.episodes, copies)):
+            fleet.submit(
+                Plan(
+                    number=number,
+                    purpose=STREAM,
+                    first_episode=first,
+                    episodes=min(copies, request.episodes - first),
+                    interventions=request.interventions or request.attack is not None,
+                    film=request.video and number == 0,
+                ),
+                version,
+            )
+        return [fleet.receive() for _ in range(fleet.in_flight)]
+    finally:
+        fleet.close()
+
+
+def measure(records: Sequence[Record]) -> dict[str, Estimate]:
+    """Return, length and, where the environment says who won, success, with 95 % intervals."""
+    rows = [summary(record) for record in records]
+    told = {name: mean_interval([row[name] for row in rows]) for name in ("return", "length")}
+    if all("success" in row for row in rows):
+        told["success"] = success_interval(int(sum(row["success"] for row in rows)), len(rows))
+    return told
+
+
+def save(folder: Path, name: str, told: dict[str, Any]) -> Path:
+    """JSON in the run's folder, whole or not at all; a number is added to a name that is taken."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    file, number = folder / FOLDER / f"{name}.json", 1
+    while file.exists():
+        number += 1
+        file = folder / FOLDER / f"{name}-{number}.json"
+    writing = file.with_suffix(f".writing-{os.getpid()}")
+    writing.write_text(json.dumps(told, indent=1))
+    writing.rename(file)
+    return file
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Play, print, save; the exit status."""
+    console = Console()
+
+    def warn(line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr)
+
+    try:
+        request = read(argv)
+        settings, folder = cli.load(request.run, algos.ALGORITHMS, envs.ENVIRONMENTS, logdir=request.logdir)
+        settings = settings if request.seed is None else replace(settings, seed=request.seed)
+        weights, step = saved_weights(settings, folder, warn)
+    except (Mistake, checkpoint.NoCheckpoint) as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    rollouts = play(settings, request, weights, warn)
+    estimates = measure([record for rollout in rollouts for record in rollout.records])
+    against = request.attack.name if request.attack else "clean"
+    table = Table(title=f"{folder} at step {step:,}, {against}, {request.episodes} episodes", box=None)
+    for heading in ("", "mean", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for name, estimate in estimates.items():
+        table.add_row(name, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}")
+    console.print(table)
+    told = {"run": folder.name, "step": step, "request": asdict(request)}
+    told |= {name: estimate._asdict() for name, estimate in estimates.items()}
+    if rollouts[0].frames is not None:
+        film = video.save(rollouts[0].frames, FILM_SPEED, folder / "videos" / f"evaluation_{step:010d}_{against}")
+        console.print(f"film: {film}")
+    console.print(f"saved: {save(folder, f'{step:010d}_{against}', told)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(evaluate(sys.argv[1:]))

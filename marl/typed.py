@@ -1,0 +1,124 @@
+"""Trees of settings that know their types: a dotted key finds its place, a value its type, a slip its neighbour."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from marl.config import Mistake, suggestion
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def tree(config: type) -> DictConfig:
+    """A dataclass and those below it, at their defaults, ready to be filled."""
+    node: DictConfig = OmegaConf.structured(config)
+    _thaw(node)
+    return node
+
+
+def _thaw(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        child = OmegaConf.select(node, str(key))
+        if isinstance(child, DictConfig):
+            _thaw(child)
+
+
+def fill(root: DictConfig, values: Mapping[str, Any]) -> None:
+    """Set what a nested mapping says.
+
+    Raises:
+        Mistake: no such key, or a value of another type.
+    """
+    for key, value in values.items():
+        put(root, str(key), value)
+
+
+def put(root: DictConfig, key: str, value: Any) -> None:
+    """Set one dotted key; a mapping sets several.
+
+    Raises:
+        Mistake: no such key, or a value of another type.
+    """
+    _put(root, root, key, key, value)
+
+
+def _put(root: DictConfig, node: DictConfig, key: str, whole: str, value: Any) -> None:
+    head, _, rest = key.partition(".")
+    if head not in node or head.endswith("_"):
+        raise _no_such_key(root, node, whole.removesuffix(f".{rest}") if rest else whole, whole, value)
+    child = OmegaConf.select(node, head)
+    if _is_group(child):
+        if rest:
+            return _put(root, child, rest, whole, value)
+        if not isinstance(value, Mapping):
+            allowed = ", ".join(f"{whole}.{name}" for name in child)
+            raise Mistake(f"{whole}={value}: a group of settings; allowed are {allowed}")
+        for inner, item in value.items():
+            _put(root, child, str(inner), f"{whole}.{inner}", item)
+        return None
+    if rest and not isinstance(child, DictConfig):
+        raise Mistake(f"{whole}={value}: no such setting; {whole.removesuffix(f'.{rest}')} holds a single value")
+    for part in reversed(rest.split(".") if rest else []):
+        value = {part: value}
+    return _assign(node, head, whole, value)
+
+
+def _is_group(node: Any) -> bool:
+    return isinstance(node, DictConfig) and is_dataclass(OmegaConf.get_type(node))
+
+
+def _assign(node: DictConfig, head: str, whole: str, value: Any) -> None:
+    config = OmegaConf.get_type(node)
+    assert config is not None
+    hint = get_type_hints(config)[head]
+    if hint is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        node.merge_with({head: value})
+    except OmegaConfBaseException as error:
+        fault = "" if hint in WORDS else f" ({one_line(error)})"
+        raise Mistake(f"{whole}={value}: allowed is {wording(hint)}{fault}") from error
+
+
+def wording(hint: Any) -> str:
+    """A type in words."""
+    parts = get_args(hint) if type(None) in get_args(hint) else (hint,)
+    return " or ".join(WORDS[part] if part in WORDS else inspect.formatannotation(part) for part in parts)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says before it goes into detail."""
+    return str(error).strip().splitlines()[0]
+
+
+def _no_such_key(root: DictConfig, node: DictConfig, wrong: str, whole: str, value: Any) -> Mistake:
+    above, _, word = wrong.rpartition(".")
+    prefix = f"{above}." if above else ""
+    names = sorted(str(name).rstrip("_") for name in node)
+    near = suggestion(wrong, [prefix + name for name in names]) if get_close_matches(word, names, n=1) else ""
+    return Mistake(f"{whole}={value}: no such setting; allowed are {', '.join(names)}{near or _elsewhere(root, word)}")
+
+
+def _elsewhere(root: DictConfig, word: str) -> str:
+    """A suggestion from the whole tree, by the last part of the key."""
+    keys = list(_keys(root))
+    near = get_close_matches(word, [key.rpartition(".")[2] for key in keys], n=1, cutoff=0.8)
+    found = [key for key in keys if key.rpartition(".")[2] == (near[0] if near else None)]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in node:
+        child = OmegaConf.select(node, str(name))
+        if isinstance(child, DictConfig) and _is_group(child):
+            yield from _keys(child, f"{prefix}{name}.")
+        elif not str(name).endswith("_"):
+            yield f"{prefix}{name}"

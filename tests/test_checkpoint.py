@@ -1,0 +1,83 @@
+"""Risk: a saved run is lost, half-written or silently another."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from marl.checkpoint import Checkpoint, NoCheckpoint, load_latest, save
+
+
+def make(step):
+    tensors = {"learner": {"a": torch.full((3,), float(step)), "flag": torch.tensor(True)}, "replay": {}}
+    tensors["replay"]["shared"] = tensors["learner"]["a"]
+    return Checkpoint(step, tensors, {"clock": {"steps": step}, "exact": 0.1 + 0.2})
+
+
+def refuse(line):
+    raise AssertionError(line)
+
+
+def test_round_trip(tmp_path):
+    save(tmp_path, make(7), keep=3)
+    loaded = load_latest(tmp_path, refuse)
+    assert loaded.step == 7 and loaded.state == {"clock": {"steps": 7}, "exact": 0.1 + 0.2}
+    assert torch.equal(loaded.tensors["learner"]["a"], torch.full((3,), 7.0))
+    assert loaded.tensors["learner"]["flag"].dtype == torch.bool
+    assert torch.equal(loaded.tensors["replay"]["shared"], torch.full((3,), 7.0))
+
+
+def test_the_last_n_are_kept(tmp_path):
+    for step in (5, 50, 500, 5000):
+        save(tmp_path, make(step), keep=2)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [500, 5000]
+    assert load_latest(tmp_path, refuse).step == 5000
+
+
+def test_only_some_files_may_be_read(tmp_path):
+    path = save(tmp_path, make(1), keep=1)
+    (path / "replay.safetensors").write_bytes(b"gone")
+    assert set(load_latest(tmp_path, refuse, only=("learner",)).tensors) == {"learner"}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "state", "json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, damage):
+    save(tmp_path, make(1), keep=3)
+    path = save(tmp_path, make(2), keep=3)
+    file = path / "learner.safetensors"
+    whole = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    elif damage == "cut":
+        file.write_bytes(whole[:-9])
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "state":
+        (path / "state.json").unlink()
+    else:
+        (path / "state.json").write_text(json.dumps({"step": 2}))
+    warned = []
+    assert load_latest(tmp_path, warned.append).step == 1
+    assert len(warned) == 1 and str(path) in warned[0] and "damaged" in warned[0]
+
+
+def test_an_interrupted_write_leaves_the_one_before(tmp_path, monkeypatch):
+    save(tmp_path, make(1), keep=3)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("marl.checkpoint._sync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, make(2), keep=3)
+    monkeypatch.undo()
+    assert load_latest(tmp_path, refuse).step == 1
+    save(tmp_path, make(3), keep=3)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_no_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(NoCheckpoint, match="no checkpoint that can be used"):
+        load_latest(tmp_path / "none", refuse)

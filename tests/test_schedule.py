@@ -1,0 +1,92 @@
+"""Risk: the order of plans depends on who is idle, or a phase is skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from marl.schedule import Epsilon, Schedule, Stage
+from marl.types import Clock
+from marl.worker import EVALUATE, TRAIN
+
+
+def schedule(**kw):
+    stages = kw.pop("stages", (Stage("train", 1000),))
+    epsilon = kw.pop("epsilon", Epsilon(1.0, 0.0, 100))
+    return Schedule(stages, epsilon, copies=4, **{"eval_every": 100, "eval_episodes": 6, **kw})
+
+
+def play(subject, steps_per_plan=20, plans=20):
+    clock, told = Clock(), []
+    for _ in range(plans):
+        plan = subject.next(clock)
+        told.append(plan)
+        clock.steps += steps_per_plan if plan.purpose == TRAIN else 0
+    return told
+
+
+def test_evaluation_comes_when_due_in_plans_of_the_same_size():
+    plans = play(schedule())
+    kinds = [(plan.purpose, plan.asked_at, plan.episodes) for plan in plans]
+    assert kinds[:2] == [(EVALUATE, 0, 4), (EVALUATE, 0, 2)]
+    assert kinds[2:7] == [(TRAIN, step, 4) for step in (0, 20, 40, 60, 80)]
+    assert kinds[7:9] == [(EVALUATE, 100, 4), (EVALUATE, 100, 2)]
+
+
+def test_episode_numbers_never_repeat_within_a_purpose():
+    for purpose in (TRAIN, EVALUATE):
+        numbers = [n for plan in play(schedule()) if plan.purpose == purpose for n in plan.numbers]
+        assert numbers == list(range(len(numbers)))
+
+
+def test_evaluation_is_greedy_and_training_anneals():
+    plans = play(schedule())
+    assert {plan.epsilon for plan in plans if plan.purpose == EVALUATE} == {0.0}
+    train = [plan.epsilon for plan in plans if plan.purpose == TRAIN]
+    assert train[:5] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2]) and train[5] == 0.0
+
+
+def test_phases_switch_interventions_and_restart_exploration():
+    stages = (Stage("pretrain", 100, interventions=False), Stage("robust", 300, epsilon_restart=True))
+    subject = schedule(stages=stages, eval_every=0)
+    assert not subject.next(Clock(steps=99)).interventions
+    assert subject.next(Clock(steps=100)).interventions
+    assert subject.stage(99) == 0 and subject.stage(100) == 1 and subject.stage(999) == 1
+    assert subject.epsilon_at(50) == 0.5 and subject.epsilon_at(99) < 0.02
+    assert subject.epsilon_at(100) == 1.0 and subject.epsilon_at(150) == 0.5
+
+
+def test_no_evaluation_if_never():
+    assert all(plan.purpose == TRAIN for plan in play(schedule(eval_every=0)))
+    assert schedule(eval_every=0).last(Clock()) == []
+
+
+def test_the_last_evaluation_is_whole():
+    subject = schedule()
+    play(subject, plans=7)
+    plans = subject.last(Clock(steps=100))
+    assert [plan.episodes for plan in plans] == [4, 2] and {plan.asked_at for plan in plans} == {100}
+
+
+def test_an_evaluation_under_way_is_finished_first():
+    subject = schedule()
+    subject.next(Clock())
+    plans = subject.last(Clock(steps=50))
+    assert [(plan.asked_at, plan.episodes) for plan in plans] == [(0, 2), (50, 4), (50, 2)]
+
+
+def test_films_are_of_the_first_episode_at_their_interval():
+    plans = play(schedule(film_every=200))
+    assert [(plan.asked_at, plan.film) for plan in plans if plan.purpose == EVALUATE and plan.episodes == 4] == [
+        (0, True),
+        (100, False),
+        (200, True),
+    ]
+
+
+def test_a_restored_schedule_goes_on():
+    one = schedule(film_every=200)
+    play(one, plans=9)
+    other = schedule(film_every=200)
+    other.restore(one.state())
+    clock = Clock(steps=100)
+    assert [one.next(clock) for _ in range(5)] == [other.next(clock) for _ in range(5)]
