@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from marl.parts import Intervention, Parts
-from marl.types import EnvSpec
+if TYPE_CHECKING:  # torch takes a second to import, and the names of algorithms are asked for without it
+    from marl.parts import Intervention, Parts
+    from marl.types import EnvSpec
 
 ALGORITHMS: dict[str, str] = {
     "fox": "algos.fox",

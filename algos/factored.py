@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from marl.dice import Dice, Noise
+from marl.dice import EXPLORATION, Dice, Noise
 from marl.nets import AgentNet
 from marl.ops import best_available, chosen_value, epsilon_greedy, lambda_returns, masked_mean
 from marl.parts import Delay, Descent, JointQ, Loss, Memory, Stats, delayed
@@ -106,7 +106,7 @@ class FactoredQ(JointQ):
         values, memory = self.step(view, memory, dice)
         if epsilon == 0:
             return best_available(values, view.avail), memory
-        uniform = dice.uniform("exploration", (values.shape[1], 2))
+        uniform = dice.uniform(EXPLORATION, (values.shape[1], 2))
         return epsilon_greedy(values, view.avail, epsilon, uniform), memory
 
     def utilities(self, view: View, memory: Memory) -> Tensor:

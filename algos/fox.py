@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from algos.formation.prediction import (
     Trio,
     predict,
 )
+from marl.config import count, number, one_of
 from marl.dice import Noise
 from marl.nets import Monotonic
 from marl.ops import masked_mean
@@ -53,66 +55,52 @@ PROFILES = {
     "fixed": Profile(True, 1, "gaussian", 1e-5, 64, "mean"),
     "reference": Profile(False, 3, "uniform01", 1.0, 1, "sample"),
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ALLOWED = {
-    "profile": tuple(PROFILES),
-    "hash_init": ("gaussian", "uniform01"),
-    "eval_latent": ("mean", "sample"),
-    "target_encoder": ("live", "lagged"),
-    "count_refresh": ("snapshot", "requery"),
-    "reward_shift": ("nonneg", "nonpos"),
-    "bonus_dtype": tuple(DTYPES),
-}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def left_open(**rule: Any) -> Any:
+    """A field that the profile fills unless it is set."""
+    return field(default=None, metadata={"least": -math.inf, "above": -math.inf, "most": math.inf, **rule})
 
 
 @dataclass
 class Config(FactoredConfig):
-    """None: as the profile says."""
+    """What is null is as the profile says."""
 
     name: str = "fox"
-    agent_id: bool = False
-    td_lambda: float = 0.0
-    td_weight: float = 1.0
+    agent_id: bool = False  # feed the agent its index; False: local heads tell agents apart
+    td_lambda: float = 0.0  # 0: one-step targets
+    td_weight: float = 1.0  # factor before the squared error
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("rmsprop", lr=5e-4, alpha=0.99, eps=1e-5))
-    mixing_embed: int = 32
-    hyper_embed: int = 64
-    profile: str = "fixed"  # fixed: as meant | reference: as released
-    beta1: float = 0.01  # weight of the count bonus
-    beta2: float = 0.01  # weight of the awareness bonus
-    local_l1: float = 0.1  # weight of the mean absolute local value
-    formation_head: bool = True  # False, and both betas 0: the CDS base, without FNet
-    round: int | None = None  # decimals of a distance (R)
-    hash_bits: int = 9  # signs that make up a direction (K)
-    hash_init: str | None = None  # law of the projection: gaussian | uniform01
+    mixing_embed: int = count(32)
+    hyper_embed: int = count(64)  # hidden units of the networks that make the mixer's weights
+    profile: str = one_of("fixed", "reference")  # as meant, or every slip of the released code
+    beta1: float = number(0.01, least=0)  # weight of the count bonus
+    beta2: float = number(0.01, least=0)  # weight of the awareness bonus
+    reward_shift: str = one_of("nonneg", "nonpos")  # bonuses above 0, or below where staying alive must not pay
+    local_l1: float = number(0.1, least=0)  # weight of the mean absolute output of local heads
+    formation_head: bool = True  # values see the latent; False, with both betas 0: the CDS base, without FNet
+    round: int | None = left_open(least=0, most=9)  # decimals of a distance (R)
+    hash_bits: int = number(9, least=1, most=24)  # signs that make up a direction (K)
+    hash_init: str | None = field(default=None, metadata={"allowed": ("gaussian", "uniform01")})  # law of projections
     formation_source: str = "obs"  # or the group of the state that holds the agents' positions, agent by agent
-    table_capacity: int = 2**22  # slots of the count table, a power of two; 12 bytes each, three quarters can be filled
-    count_refresh: str = "snapshot"  # counts as they were on arrival | requery: as they are at each update
-    reward_shift: str = "nonneg"  # bonuses above 0 | nonpos: below 0, where staying alive must not pay
-    latent_dim: int = 64
-    fnet_hidden: int = 128
-    n_latent_samples: int = 20  # draws of the latents for the awareness bonus (S)
-    fnet_lr: float = 1e-3
-    fnet_clip: float = 1.0  # of the joint gradient norm of E, G, T
-    kl_weight: float | None = None
-    flip_weight: float = 0.1  # how much E forgets what does not tell of the formation
-    formation_scale: float = 1000.0  # F is divided by this before it is predicted
-    fnet_every_episodes: int = 16  # 0: after every update, on its batch
-    fnet_batch: int = 8  # episodes of the fresh batch
-    fnet_updates: int = 25
-    fnet_minibatch: int | None = None
-    eval_latent: str | None = None  # latent outside training: mean | sample
-    target_encoder: str = "live"  # encoder of the delayed agent: live | lagged, a delayed copy
-    bonus_dtype: str = "bfloat16"  # of the decoder's products in the awareness bonus; networks stay float32
-
-    def __post_init__(self) -> None:
-        for name, allowed in ALLOWED.items():
-            value = vars(self)[name]
-            if value is not None and value not in allowed:
-                raise ValueError(f"algo.{name}={value}: not known; allowed: {', '.join(allowed)}")
-        if self.table_capacity < 8 or self.table_capacity & (self.table_capacity - 1):
-            raise ValueError(f"algo.table_capacity={self.table_capacity}: allowed: a power of two from 8 on")
-        if not 1 <= self.hash_bits <= 24:
-            raise ValueError(f"algo.hash_bits={self.hash_bits}: allowed: 1 to 24")
+    table_capacity: int = count(3_000_000, least=8)  # formations that are counted; a full table takes 48 MiB
+    count_refresh: str = one_of("snapshot", "requery")  # counts as on arrival, or as they are at each update
+    latent_dim: int = count(64)  # numbers in a latent z
+    fnet_hidden: int = count(128)  # units of each layer of FNet
+    n_latent_samples: int = count(20)  # draws of the latents for the awareness bonus (S)
+    fnet_lr: float = number(1e-3, above=0)  # Adam, of encoder and decoders
+    fnet_clip: float = number(1.0, above=0)  # joint gradient norm of encoder and decoders
+    kl_weight: float | None = left_open(least=0)  # of the latents' divergence from N(0, 1)
+    flip_weight: float = number(0.1, least=0, most=1)  # how hard the encoder forgets what tells nothing of formations
+    formation_scale: float = number(1000.0, above=0)  # a formation is divided by this before it is predicted
+    fnet_every_episodes: int = count(16, least=0)  # between two phases of FNet; 0: after every update, on its batch
+    fnet_batch: int = count(8)  # episodes of a phase, drawn uniformly
+    fnet_updates: int = count(25)  # steps in a phase
+    fnet_minibatch: int | None = left_open(least=1)  # histories in a step
+    eval_latent: str | None = field(default=None, metadata={"allowed": ("mean", "sample")})  # outside training
+    target_encoder: str = one_of("live", "lagged")  # what the delayed agent sees with
+    bonus_dtype: str = one_of(*DTYPES)  # of matrix products in the awareness bonus; networks stay float32
 
     def settled(self) -> Profile:
         """The profile with what was set one by one."""
@@ -259,7 +247,7 @@ def build(spec: EnvSpec, config: Config) -> Parts:
         decimals=profile.round,
         bits=config.hash_bits,
         law=profile.hash_init,
-        slots=config.table_capacity,
+        capacity=config.table_capacity,
         source=config.formation_source,
         requery=config.count_refresh == "requery",
         repaired=profile.repaired,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
@@ -25,13 +26,14 @@ import algos
 import envs
 from marl import build, cli
 from marl.config import Settings
-from marl.dice import Dice
+from marl.dice import EXPLORATION, Dice
+from marl.env import BatchedEnv
 from marl.learner import Learner
-from marl.log import read_scalars
+from marl.log import JSON_LINES
 from marl.ops import random_available
 from marl.train import Run
 from marl.types import Record
-from marl.worker import TRAIN, Plan
+from marl.worker import TRAIN, Plan, Worker
 
 SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit", "absorb")
 """Named in the code by `torch.profiler.record_function`."""
@@ -47,52 +49,62 @@ class Rate(NamedTuple):
         return self.steps / self.seconds
 
 
-def measure(work: Callable[[int], int], seconds: float) -> Rate:
-    """Call ``work(i) -> steps`` until ``seconds`` CPU seconds are spent; the first call is not counted."""
-    work(0)
-    steps, calls, began = 0, 0, time.process_time()
-    while time.process_time() - began < seconds:
-        calls += 1
-        steps += work(calls)
-    return Rate(steps, time.process_time() - began)
-
-
-def raw_simulator(settings: Settings, seconds: float) -> Rate:
-    """Random available actions, no policy, nothing recorded."""
-    env = build.environment(settings, settings.rollout.envs_per_worker)
-    size, agents = env.size, env.spec.n_agents
+def raw_simulator(settings: Settings, env: BatchedEnv) -> Callable[[int], int]:
+    """Plays a numbered round with random available actions: no policy, nothing recorded. Returns its steps."""
 
     def play(number: int) -> int:
-        dice = Dice(settings.seed, TRAIN, range(number * size, (number + 1) * size))
-        moments, live, steps = env.reset(dice.seeds()), np.ones(size, np.bool_), 0
+        dice = Dice(settings.seed, TRAIN, range(number * env.size, (number + 1) * env.size))
+        moments, live, steps = env.reset(dice.seeds()), np.ones(env.size, np.bool_), 0
         while live.any():
-            uniform = torch.from_numpy(dice.uniform("bench", (agents,)))
-            actions = random_available(torch.from_numpy(moments.avail), uniform).numpy()
+            uniform = torch.from_numpy(dice.uniform(EXPLORATION, (env.spec.n_agents, 2)))
+            actions = random_available(torch.from_numpy(moments.avail), uniform[..., 1]).numpy()
             moments = env.step(actions, live)
             steps += int(live.sum())
             live &= ~(moments.terminal | moments.truncated)
         return steps
 
-    try:
-        return measure(play, seconds)
-    finally:
-        env.close()
+    return play
 
 
-def rollouts(settings: Settings, seconds: float) -> tuple[Rate, list[Record]]:
-    """The policy decides at every step, exploration overrules it: the same behaviour as `raw_simulator`."""
-    worker = build.MakeWorker(settings, settings.rollout.envs_per_worker)()
-    size, records = settings.rollout.envs_per_worker, []
+def rollouts(worker: Worker, records: list[Record]) -> Callable[[int], int]:
+    """Plays the same round with the policy in the loop; exploration overrules it, so that behaviour is the same."""
 
     def play(number: int) -> int:
+        size = worker.env.size
         rollout = worker.play(Plan(number, TRAIN, number * size, size, epsilon=1.0))
         records.extend(rollout.records)
         return sum(len(record["reward"]) for record in rollout.records)
 
+    return play
+
+
+def interleaved(works: Sequence[Callable[[int], int]], seconds: float) -> list[Rate]:
+    """Rates of works that do the same numbered rounds in turn, so that a noisy machine disturbs all alike.
+
+    The first round is not counted.
+    """
+    for work in works:
+        work(0)
+    steps, spent, rounds = [0] * len(works), [0.0] * len(works), 0
+    while sum(spent) < seconds * len(works):
+        rounds += 1
+        for index, work in enumerate(works):
+            began = time.process_time()
+            steps[index] += work(rounds)
+            spent[index] += time.process_time() - began
+    return [Rate(*pair) for pair in zip(steps, spent, strict=True)]
+
+
+def playing(settings: Settings, seconds: float) -> tuple[Rate, Rate, list[Record]]:
+    """Raw simulator and rollouts, and the episodes that were played."""
+    copies, records = settings.rollout.envs_per_worker, list[Record]()
+    worker, env = build.MakeWorker(settings, copies)(), build.environment(settings, copies)
     try:
-        return measure(play, seconds), records
+        raw, played = interleaved([raw_simulator(settings, env), rollouts(worker, records)], seconds)
     finally:
         worker.close()
+        env.close()
+    return raw, played, records
 
 
 class Update(NamedTuple):
@@ -129,12 +141,14 @@ def _milliseconds(learner: Learner, count: int) -> float:
 def end_to_end(settings: Settings) -> tuple[float, float]:
     """Training steps per wall second once updates have begun, and megabytes of this process at its peak."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(settings, Path(folder))
+        learner = build.learner(settings, build.spec(settings), build.device(settings))
+        run = Run(settings, learner, Path(folder))
         try:
             run.play()
         finally:
             run.close()
-        rows = [row for row in read_scalars(Path(folder)) if row.get("updates/total", 0) > 0]
+        lines = map(json.loads, (Path(folder) / JSON_LINES).read_text().splitlines())
+        rows = [line for line in lines if line.get("updates/total", 0) > 0]
     first, last = rows[0], rows[-1]
     return (last["step"] - first["step"]) / (last["wall"] - first["wall"]), _peak_megabytes()
 
@@ -148,8 +162,7 @@ def bench(settings: Settings) -> int:
     torch.set_num_threads(settings.learner.threads)
     console, cores = Console(), len(os.sched_getaffinity(0))
     seconds = 20.0
-    raw = raw_simulator(settings, seconds)
-    played, records = rollouts(settings, seconds)
+    raw, played, records = playing(settings, seconds)
     learner = build.learner(settings, build.spec(settings), build.device(settings))
     needed = max(settings.learner.batch, settings.learner.burn_in)
     update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], 20)

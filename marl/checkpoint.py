@@ -51,7 +51,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(final)
     writing.rename(final)
     _sync(folder)
-    for old in _saved(folder)[:-keep]:
+    for old in saved(folder)[:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -62,7 +62,7 @@ def load_latest(folder: Path, warn: Callable[[str], None], only: tuple[str, ...]
     Raises:
         NoCheckpoint: there is none.
     """
-    for path in reversed(_saved(folder)):
+    for path in reversed(saved(folder)):
         try:
             return _load(path, only)
         except (OSError, ValueError, KeyError) as fault:
@@ -71,19 +71,19 @@ def load_latest(folder: Path, warn: Callable[[str], None], only: tuple[str, ...]
 
 
 def _load(path: Path, only: tuple[str, ...] | None) -> Checkpoint:
-    saved = json.loads((path / STATE).read_text())
+    written = json.loads((path / STATE).read_text())
     tensors = {}
-    for name, checksum in saved["sums"].items():
+    for name, checksum in written["sums"].items():
         stem = name.removesuffix(".safetensors")
         if only is None or stem in only:
             if _checksum(path / name) != checksum:
                 raise ValueError(f"{name} is not what was written")
             tensors[stem] = load_file(path / name)
-    return Checkpoint(saved["step"], tensors, saved["state"])
+    return Checkpoint(written["step"], tensors, written["state"])
 
 
-def _saved(folder: Path) -> list[Path]:
-    """Oldest first."""
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, oldest first."""
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 

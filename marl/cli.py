@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from marl.compose import Registries, parse_argument, settings_from
+from marl.compose import Registries, settings_from
 from marl.config import Mistake, Settings, check, suggestion
 from marl.guide import guide
-from marl.request import one, probe, several
+from marl.request import one, parse_argument, probe, request, several
 from marl.runs import find, flat, open_folder, read, refuse_taken, to_yaml
 
 __all__ = ["Mistake", "flat", "load", "open_folder", "parse", "run", "to_yaml"]
@@ -102,7 +103,8 @@ def load(
     """
     registries = Registries(algorithms, environments)
     config = find(saved, logdir)
-    settings = settings_from(arguments, registries, read(config))
+    settings = settings_from(request(arguments).pairs, registries, read(config))
+    settings = replace(settings, name=config.parent.name, logdir=str(config.parent.parent))
     check(settings)
     probe(settings, registries)
     return settings, config.parent

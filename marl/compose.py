@@ -6,19 +6,16 @@ configs/experiment; the command line. A saved run stands in the place of all fil
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import import_module, resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from marl.config import Mistake, Settings, default_name, suggestion
 from marl.typed import fill, one_line, put, tree
@@ -27,6 +24,7 @@ CONFIGS = "configs"
 CHOSEN = {"algo": "algorithm", "env": "environment", "experiment": "experiment"}
 """Keys that choose a file of the folder they are called by."""
 Plain = dict[str, Any]
+Pair = tuple[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,15 +67,15 @@ def experiments() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def settings_from(arguments: Sequence[str], registries: Registries, saved: Plain | None = None) -> Settings:
-    """What ``arguments`` ask for, on top of a saved run if there is one. Values are not checked yet.
+def settings_from(given: Sequence[Pair], registries: Registries, saved: Plain | None = None) -> Settings:
+    """What dotted keys and their values ask for, on top of a saved run if there is one. Values are not checked yet.
 
     Raises:
         Mistake: a key, a type or a choice that is not there.
     """
     choices: dict[str, str] = {}
-    values: list[tuple[str, Any]] = []
-    for key, value in map(_key_and_value, arguments):
+    values: list[Pair] = []
+    for key, value in given:
         if not _chooses(key):
             values.append((key, value))
         elif value is not None:
@@ -97,13 +95,6 @@ def settings_from(arguments: Sequence[str], registries: Registries, saved: Plain
     return _built(root)
 
 
-def _key_and_value(argument: str) -> tuple[str, Any]:
-    override = parse_argument(argument)
-    if override.is_sweep_override():
-        raise Mistake(f"{argument}: several values need -m, which makes one run of each")
-    return override.key_or_group, override.value()
-
-
 def _chooses(key: str) -> bool:
     return key in CHOSEN or re.fullmatch(r"algo(\.base)+", key) is not None
 
@@ -111,8 +102,10 @@ def _chooses(key: str) -> bool:
 def _built(root: DictConfig) -> Settings:
     try:
         settings: Any = OmegaConf.to_object(root)
+    except MissingMandatoryValue as error:
+        raise Mistake(f"{error.full_key}: has no default; say {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise Mistake(one_line(error)) from error
+        raise Mistake(f"{error.full_key}: {one_line(error)}") from error
     named: Settings = settings if settings.name else replace(settings, name=default_name(settings))
     return named
 
@@ -203,55 +196,3 @@ def _refuse_renaming(root: DictConfig, plain: Plain, choices: Mapping[str, str])
             raise Mistake(f"{key}.name={now}: allowed is {chosen}; another one is chosen by {key}=NAME")
     for key in choices.keys() - names.keys() - {"experiment"}:
         raise Mistake(f"{key}={choices[key]}: {key.removesuffix('.base')} wraps no other algorithm; allowed is none")
-
-
-# arguments
-
-
-def parse_argument(argument: str) -> Override:
-    """One `key=value` by Hydra's grammar; its value may be a sweep.
-
-    Raises:
-        Mistake: it is not of that form.
-    """
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        if "=" not in argument:
-            raise Mistake(f"{argument}: allowed is key=value; see --help") from error
-        quoted = "special characters need quotes, as in key='\"some text\"'"
-        raise Mistake(f"{argument}: {one_line(error)}; allowed is key=value; {quoted}") from error
-    if override.type == OverrideType.DEL or override.package is not None:
-        raise Mistake(f"{argument}: allowed is key=value")
-    return override
-
-
-class Sweep(NamedTuple):
-    """One run of several."""
-
-    arguments: list[str]
-    swept: dict[str, str]
-    """Key to its value in this run."""
-
-
-def expand(arguments: Sequence[str]) -> list[Sweep]:
-    """Every combination of the values that are swept, in the order they are written."""
-    swept: list[list[tuple[str, str]]] = []
-    fixed = []
-    for argument in arguments:
-        override = parse_argument(argument)
-        if override.is_sweep_override():
-            swept.append([(override.key_or_group, value) for value in _values(argument, override)])
-        else:
-            fixed.append(argument)
-    return [
-        Sweep([*fixed, *(f"{key}={value}" for key, value in chosen)], dict(chosen))
-        for chosen in itertools.product(*swept)
-    ]
-
-
-def _values(argument: str, override: Override) -> list[str]:
-    try:
-        return list(override.sweep_string_iterator())
-    except HydraException as error:
-        raise Mistake(f"{argument}: {one_line(error)}; allowed are a,b,c and range(start,stop)") from error

@@ -26,9 +26,7 @@ def one_of(default: str, *others: str) -> Any:
     return field(default=default, metadata={"allowed": (default, *others)})
 
 
-def number(
-    default: float, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
-) -> Any:
+def number(default: float, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
     """A field that takes finite numbers from ``least``, or beyond ``above``, up to ``most``."""
     return field(default=default, metadata={"least": least, "above": above, "most": most})
 
@@ -179,7 +177,8 @@ def check(settings: Settings) -> None:
     if rollout.backend == "inline" and rollout.workers != 1:
         raise Mistake(f"rollout.workers={rollout.workers}: allowed is 1 with rollout.backend=inline")
     if rollout.inflight < rollout.workers:
-        raise Mistake(f"rollout.inflight={rollout.inflight}: allowed are rollout.workers ({rollout.workers}) and more")
+        least = f"rollout.workers ({rollout.workers})"
+        raise Mistake(f"rollout.inflight={rollout.inflight}: allowed are {least} and more, plans for all of them")
     for key, episodes in (("batch", learner.batch), ("burn_in", learner.burn_in)):
         if episodes > replay.capacity:
             raise Mistake(f"learner.{key}={episodes}: allowed are up to replay.capacity ({replay.capacity})")
@@ -195,7 +194,9 @@ def _check_value(key: str, value: Any, entry: Field[Any]) -> None:
         raise Mistake(f"{key}={value}: allowed are {allowed}{suggestion(str(value), rule['allowed'])}")
     if "pattern" in rule and not re.fullmatch(rule["pattern"], value, re.ASCII):
         raise Mistake(f"{key}={value}: allowed are {rule['words']}")
-    if "least" in rule and not (math.isfinite(value) and rule["least"] <= value <= rule["most"] and value > rule["above"]):
+    if "least" in rule and not (
+        math.isfinite(value) and rule["least"] <= value <= rule["most"] and value > rule["above"]
+    ):
         raise Mistake(f"{key}={value}: allowed are {_range(rule['least'], rule['above'], rule['most'])}")
 
 

@@ -88,23 +88,39 @@ def read_run(folder: Path) -> Run:
     """A run, finished or not: a last row that is still being written is left out.
 
     Raises:
-        Unplottable: it has no settings, or they do not say ``algo.name``, ``env.name`` and ``seed``.
+        Unplottable: a file cannot be read, or the settings do not say ``algo.name``, ``env.name`` and ``seed``.
     """
-    from omegaconf import OmegaConf
-
     file = folder / "config.yaml"
     if not file.is_file():
         raise Unplottable(f"{folder} has no config.yaml")
-    settings = dict(_flat(OmegaConf.to_container(OmegaConf.load(file))))
+    settings = _settings(file)
     missing = [key for key in ("algo.name", "env.name", "seed") if key not in settings]
     if missing:
         raise Unplottable(f"{file} does not say {' and '.join(missing)}")
-    text = (folder / "scalars.csv").read_text(encoding="utf-8")
-    rows = csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:])
-    logged: dict[str, dict[int, float]] = {}
-    for step, tag, value in rows:
-        logged.setdefault(tag, {})[int(step)] = float(value)
-    return Run(folder, settings, {tag: _series(points) for tag, points in logged.items()})
+    return Run(folder, settings, _logged(folder / "scalars.csv"))
+
+
+def _settings(file: Path) -> dict[str, object]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    try:
+        return dict(_flat(OmegaConf.to_container(OmegaConf.load(file))))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise Unplottable(f"{file} is no configuration: {' '.join(str(error).split())}") from error
+
+
+def _logged(file: Path) -> dict[str, Series]:
+    text = file.read_text(encoding="utf-8")
+    points: dict[str, dict[int, float]] = {}
+    for row in csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:]):
+        try:
+            step, tag, value = row
+            points.setdefault(tag, {})[int(step)] = float(value)
+        except ValueError as error:
+            raise Unplottable(f"{file}: {','.join(row)!r} is not step,tag,value") from error
+    return {tag: _series(values) for tag, values in points.items()}
 
 
 def _series(points: Mapping[int, float]) -> Series:

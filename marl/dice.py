@@ -10,6 +10,8 @@ import torch
 
 from marl.types import Array
 
+EXPLORATION = "exploration"
+"""The stream that decides who explores and how: (N, 2) numbers a step."""
 CHUNK = 32
 """Steps drawn at once: a draw per step and episode would cost more than the policy."""
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from marl.compose import CONFIGS, Registries, experiments
 from marl.config import Settings, key_of
+from marl.typed import shown
 
 EXAMPLES = """\
   {command} algo=fox env=grf
@@ -29,6 +30,7 @@ OPTIONS = """\
   -h, --help        this text; after algo=NAME and env=NAME with their settings, too
   -m, --multirun    one run for each combination of values: seed=0,1,2 or seed=range(0,10)
   --cfg, --config   print the whole configuration and stop"""
+NO_DEFAULT = "?"
 PURPOSE = "Cooperative multi-agent reinforcement learning by value decomposition."
 
 
@@ -50,7 +52,9 @@ def guide(command: str, registries: Registries, chosen: dict[str, type]) -> str:
         _section("algorithms (algo=NAME)", _listed(_first_lines(registries.algorithms))),
         _section("environments (env=NAME)", _listed(_first_lines(registries.environments))),
         _section("published settings (experiment=NAME)", _listed({name: _headline(name) for name in experiments()})),
-        _section("settings, with their defaults before the files in configs/ have their say", _table(settings(Settings))),
+        _section(
+            "settings, with their defaults before the files in configs/ have their say", _table(settings(Settings))
+        ),
     ]
     for key, config in chosen.items():
         parts.append(_section(f"settings of {key}", _table(settings(config, f"{key}."))))
@@ -90,13 +94,8 @@ def _headline(experiment: str) -> str:
 def _table(entries: Iterator[Setting]) -> str:
     rows = list(entries)
     left = [f"{row.key}={row.default}" for row in rows]
-    width = min(max(map(len, left)), 34)
-    kinds = max(len(row.kind) for row in rows)
-    lines = []
-    for start, row in zip(left, rows, strict=True):
-        head = f"  {start:<{width}}  {row.kind:<{min(kinds, 18)}}  "
-        lines.append(head + row.comment)
-    return "\n".join(lines)
+    keys, kinds = max(map(len, left)), max(min(len(row.kind), 18) for row in rows)
+    return "\n".join(f"  {start:<{keys}}  {row.kind:<{kinds}}  {row.comment}" for start, row in zip(left, rows))
 
 
 def settings(config: type, prefix: str = "") -> Iterator[Setting]:
@@ -108,23 +107,18 @@ def settings(config: type, prefix: str = "") -> Iterator[Setting]:
             yield from settings(type(default), f"{prefix}{key_of(entry)}.")
         else:
             kind = "|".join(entry.metadata["allowed"]) if "allowed" in entry.metadata else _kind(entry.type)
-            yield Setting(prefix + key_of(entry), kind, _shown(default), told.get(entry.name, ""))
+            yield Setting(prefix + key_of(entry), kind, shown(default), told.get(entry.name, ""))
 
 
 def _default(entry: dataclasses.Field[Any]) -> Any:
     if entry.default_factory is not dataclasses.MISSING:
         return entry.default_factory()
-    return None if entry.default is dataclasses.MISSING else entry.default
+    return NO_DEFAULT if entry.default is dataclasses.MISSING else entry.default
 
 
 def _kind(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return text.replace("builtins.", "").replace(" | None", "|null").replace("Any", "NAME")
-
-
-def _shown(value: Any) -> str:
-    words = {True: "true", False: "false", None: "null"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _comments(config: type) -> dict[str, str]:

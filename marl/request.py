@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 
-from marl.compose import Registries, expand, parse_argument, settings_from
+from marl.compose import Pair, Registries, settings_from
 from marl.config import Mistake, Settings, check, default_name
 from marl.runs import find, read
+from marl.typed import one_line, shown
 
 HARMLESS = ("steps", "device", "log", "checkpoint", "ray", "rollout.backend", "rollout.workers", "rollout.timeout")
 """What may change when a run goes on; all else would make it another experiment."""
@@ -22,72 +27,72 @@ UNFIT = re.compile(r"[^\w.+-]+", re.ASCII)
 """What a run's name cannot have."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """`key=value` texts, with those apart that say which saved run they are about."""
+class Request(NamedTuple):
+    """Settings of one run as typed, and apart from them which saved run it is about and where that lies."""
 
-    texts: list[str]
-    special: dict[str, str]
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Arguments:
-        parsed = [(text, parse_argument(text)) for text in texts]
-        special = {o.key_or_group: _text(t, o) for t, o in parsed if o.key_or_group in ("from", "resume", "logdir")}
-        rest = [text for text, override in parsed if override.key_or_group not in ("from", "resume")]
-        return cls(rest, special)
+    pairs: list[Pair]
+    about: dict[str, str]
 
 
-def _text(argument: str, override: Override) -> str:
-    value = override.value()
-    if override.is_sweep_override() or not isinstance(value, str):
-        raise Mistake(f"{argument}: allowed is one folder or name")
-    return value
+def request(arguments: Sequence[str]) -> Request:
+    """Read `key=value` arguments.
+
+    Raises:
+        Mistake: one is not of that form, or has several values.
+    """
+    pairs, about = [], {}
+    for argument in arguments:
+        override = parse_argument(argument)
+        if override.is_sweep_override():
+            raise Mistake(f"{argument}: several values need -m, which makes one run of each")
+        key, value = override.key_or_group, override.value()
+        if key in ("from", "resume", "logdir") and value is not None:
+            about[key] = value if isinstance(value, str) else argument.partition("=")[2]
+        if key not in ("from", "resume"):
+            pairs.append((key, value))
+    return Request(pairs, about)
 
 
-def one(texts: Sequence[str], registries: Registries) -> Settings:
+def one(arguments: Sequence[str], registries: Registries) -> Settings:
     """The settings of one run, checked.
 
     Raises:
         Mistake: they cannot be.
     """
-    arguments = Arguments.of(texts)
-    special = arguments.special
-    if "resume" in special and "from" in special:
-        raise Mistake(f"resume={special['resume']}: not beside from={special['from']}; allowed is one of the two")
-    if "resume" in special:
-        return resumed(special["resume"], arguments, registries)
-    settings = settings_from(arguments.texts, registries, _origin(special))
-    settings = replace(settings, from_=special.get("from"))
+    asked = request(arguments)
+    about = asked.about
+    if "resume" in about and "from" in about:
+        raise Mistake(f"resume={about['resume']}: not beside from={about['from']}; allowed is one of the two")
+    if "resume" in about:
+        return resumed(asked, registries)
+    saved = read(_saved("from", about)) if "from" in about else None
+    settings = replace(settings_from(asked.pairs, registries, saved), from_=about.get("from"))
     check(settings)
     return settings
 
 
-def _origin(special: Mapping[str, str]) -> dict[str, object] | None:
-    return read(_saved("from", special)) if "from" in special else None
-
-
-def _saved(key: str, special: Mapping[str, str]) -> Path:
+def _saved(key: str, about: Mapping[str, str]) -> Path:
     try:
-        return find(special[key], special.get("logdir", Settings.logdir))
+        return find(about[key], about.get("logdir", Settings.logdir))
     except Mistake as mistake:
         raise Mistake(f"{key}={mistake}") from mistake
 
 
-def resumed(run: str, arguments: Arguments, registries: Registries) -> Settings:
+def resumed(asked: Request, registries: Registries) -> Settings:
     """The settings of a run that goes on, with what may change without making it another experiment.
 
     Raises:
         Mistake: no such run, or something else would change.
     """
-    config = _saved("resume", arguments.special)
-    texts = [text for text in arguments.texts if not text.startswith("logdir=")]
-    for text in texts:
-        key = parse_argument(text).key_or_group
+    config = _saved("resume", asked.about)
+    pairs = [(key, value) for key, value in asked.pairs if key != "logdir"]
+    for key, value in pairs:
         if not any(key == harmless or key.startswith(f"{harmless}.") for harmless in HARMLESS):
-            allowed = f"allowed beside resume are {', '.join(HARMLESS)}; from={run} starts a new run with other settings"
-            raise Mistake(f"{text}: would change the experiment; {allowed}")
+            new = f"from={asked.about['resume']} starts a new run with other settings"
+            allowed = f"allowed beside resume are {', '.join(HARMLESS)}; {new}"
+            raise Mistake(f"{key}={shown(value)}: would change the experiment; {allowed}")
     saved = read(config)
-    before, settings = settings_from([], registries, saved), settings_from(texts, registries, saved)
+    before, settings = settings_from([], registries, saved), settings_from(pairs, registries, saved)
     if settings.steps < before.steps:
         raise Mistake(f"steps={settings.steps}: allowed beside resume are {before.steps}, as it was, and more")
     folder = config.parent
@@ -128,17 +133,21 @@ def suffix(settings: Settings, swept: Mapping[str, str]) -> str:
 def probe(settings: Settings, registries: Registries) -> None:
     """Whether these settings can run on this machine; nothing is started.
 
+    Asks `probe(config)` of the environment's module and, where there is one, `check(config)` of the algorithm's.
+
     Raises:
         Mistake: the algorithm or environment refuses them, or something is not installed.
     """
     from marl.env import EnvUnavailable  # brings torch, which --help and most mistakes do without
 
-    algorithm = import_module(registries.algorithms[settings.algo.name])
     environment = import_module(registries.environments[settings.env.name])
+    algorithm = settings.algo
     try:
-        for module, config in ((algorithm, settings.algo), (environment, settings.env)):
+        while algorithm is not None:
+            module = import_module(registries.algorithms[algorithm.name])
             if "check" in vars(module):
-                module.check(config)
+                module.check(algorithm)
+            algorithm = vars(algorithm).get("base")
         environment.probe(settings.env)
     except (ValueError, EnvUnavailable) as error:
         raise Mistake(str(error)) from error
@@ -149,8 +158,58 @@ def probe(settings: Settings, registries: Registries) -> None:
 def _probe_device(device: str) -> None:
     import torch
 
-    there = torch.cuda.device_count()
-    index = int(device.partition(":")[2] or 0)
-    if index >= there:
-        allowed = ["auto", "cpu", *(f"cuda:{number}" for number in range(there))]
-        raise Mistake(f"device={device}: this machine has {there} CUDA devices; allowed are {', '.join(allowed)}")
+    there = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if int(device.partition(":")[2] or 0) >= len(there):
+        raise Mistake(f"device={device}: no such GPU here; allowed are {', '.join(['auto', 'cpu', *there])}")
+
+
+# arguments
+
+
+def parse_argument(argument: str) -> Override:
+    """One `key=value` by Hydra's grammar; its value may be a sweep.
+
+    Raises:
+        Mistake: it is not of that form.
+    """
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        if "=" not in argument:
+            raise Mistake(f"{argument}: allowed is key=value; see --help") from error
+        quoted = "special characters need quotes, as in key='\"some text\"'"
+        raise Mistake(f"{argument}: {one_line(error)}; allowed is key=value; {quoted}") from error
+    if override.type == OverrideType.DEL or override.package is not None:
+        raise Mistake(f"{argument}: allowed is key=value")
+    return override
+
+
+class Sweep(NamedTuple):
+    """One run of several."""
+
+    arguments: list[str]
+    swept: dict[str, str]
+    """Key to its value in this run."""
+
+
+def expand(arguments: Sequence[str]) -> list[Sweep]:
+    """Every combination of the values that are swept, in the order they are written."""
+    swept: list[list[tuple[str, str]]] = []
+    fixed = []
+    for argument in arguments:
+        override = parse_argument(argument)
+        if override.is_sweep_override():
+            swept.append([(override.key_or_group, value) for value in _values(argument, override)])
+        else:
+            fixed.append(argument)
+    return [
+        Sweep([*fixed, *(f"{key}={value}" for key, value in chosen)], dict(chosen))
+        for chosen in itertools.product(*swept)
+    ]
+
+
+def _values(argument: str, override: Override) -> list[str]:
+    try:
+        return list(override.sweep_string_iterator())
+    except HydraException as error:
+        raise Mistake(f"{argument}: {one_line(error)}; allowed are a,b,c and range(start,stop)") from error

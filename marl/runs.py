@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from marl.config import Mistake, Settings, default_name, leaves, suggestion
 from marl.typed import one_line
@@ -39,7 +39,8 @@ def refuse_taken(settings: Settings) -> None:
     """
     folder = folder_of(settings)
     if not settings.resume and folder.exists() and not _is_default(settings):
-        raise Mistake(f"name={settings.name}: {folder} is there; allowed are free names; go on with it by resume={folder}")
+        go_on = f"resume={folder} goes on with that run"
+        raise Mistake(f"name={settings.name}: {folder} is there; allowed are free names; {go_on}")
 
 
 def _is_default(settings: Settings) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from marl.parts import Stats
+from marl.statistics import standard_error
 from marl.types import Record
 from marl.worker import Rollout
 
@@ -26,12 +27,8 @@ def means(rows: Sequence[Mapping[str, float]], *, errors: tuple[str, ...] = ()) 
     for row in rows:
         for key, value in row.items():
             gathered.setdefault(key, []).append(value)
-    told = {key: math.fsum(values) / len(values) for key, values in gathered.items()}
-    for key in errors:
-        values = gathered.get(key, [])
-        if len(values) > 1:
-            variance = math.fsum((value - told[key]) ** 2 for value in values) / (len(values) - 1)
-            told[f"{key}_se"] = math.sqrt(variance / len(values))
+    told = {key: fmean(values) for key, values in gathered.items()}
+    told |= {f"{key}_se": standard_error(gathered[key]) for key in errors if len(gathered.get(key, ())) > 1}
     return told
 
 
@@ -44,6 +41,11 @@ class Tally:
         self._evaluations: dict[str, list[dict[str, float]]] = {}
         self._seconds: dict[str, float] = {}
         self._since = time.perf_counter()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no training episode came in since the last time."""
+        return not self._episodes
 
     def played(self, rollout: Rollout) -> None:
         """Training episodes came in."""

@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 import algos
 import envs
 from marl import build, checkpoint, cli
-from marl.config import Settings
+from marl.checkpoint import NoCheckpoint
+from marl.config import Mistake, Settings
+from marl.env import EnvUnavailable
 from marl.learner import Learner
 from marl.log import Log
 from marl.parts import NonFinite
+from marl.replay import ReplayTooLarge
 from marl.schedule import Schedule
 from marl.tally import Tally
 from marl.worker import TRAIN, Plan, Rollout
@@ -36,10 +39,8 @@ class Stopped(Exception):
 class Run:
     """One training run in its folder."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        torch.set_num_threads(settings.learner.threads)
-        self.settings, self.folder = settings, folder
-        self.learner: Learner = build.learner(settings, build.spec(settings), build.device(settings))
+    def __init__(self, settings: Settings, learner: Learner, folder: Path) -> None:
+        self.settings, self.learner, self.folder = settings, learner, folder
         self.schedule: Schedule = build.schedule(settings)
         self.tally = Tally()
         self.log = Log(folder, total_steps=settings.steps, terminal=settings.log.terminal)
@@ -64,6 +65,7 @@ class Run:
                 self.fleet.submit(self.schedule.next(clock), self.version)
             self._consume(self._receive())
             if self.stop:
+                self.log.note("stopping: a checkpoint is written; Ctrl-C once more ends at once")
                 self.save()
                 raise Stopped
         self.save()
@@ -90,7 +92,7 @@ class Run:
         steps = self.learner.clock.steps
         if steps >= self.next_log:
             self.next_log = _after(steps, self.settings.log.every_steps)
-            self.log.scalars(self.tally.tell(self.settings.rollout.workers) | self._standing(), steps)
+            self._tell()
         if steps >= self.next_save:
             self.next_save = _after(steps, self.settings.checkpoint.every_steps)
             self.save()
@@ -108,6 +110,8 @@ class Run:
             rollout = self.fleet.receive()
             if rollout.plan.purpose != TRAIN:
                 self._tell_evaluation(rollout)
+        if not self.tally.empty:
+            self._tell()
 
     def _tell_evaluation(self, rollout: Rollout) -> None:
         told = self.tally.evaluated(rollout, self.settings.eval.episodes)
@@ -115,6 +119,11 @@ class Run:
             self.log.video("eval/episode", rollout.frames, rollout.plan.asked_at, FILM_SPEED)
         if told:
             self.log.scalars(told, rollout.plan.asked_at)
+
+    def _tell(self) -> None:
+        """What training has gathered since the last time."""
+        told = self.tally.tell(self.settings.rollout.workers)
+        self.log.scalars(told | self._standing(), self.learner.clock.steps)
 
     def _standing(self) -> dict[str, float]:
         """Where the run is."""
@@ -157,11 +166,16 @@ class Run:
         checkpoint.save(self.folder / "checkpoints", saved, self.settings.checkpoint.keep)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint that is whole.
+        """Go on from the newest checkpoint that is whole; a run that ended before its first one starts again.
 
         Raises:
-            NoCheckpoint: there is none.
+            NoCheckpoint: all of them are damaged.
         """
+        if not checkpoint.saved(self.folder / "checkpoints"):
+            self.log.rewind({})
+            self.log.warn(f"{self.folder} has no checkpoint yet: it starts from the beginning")
+            self.begin()
+            return
         saved = checkpoint.load_latest(self.folder / "checkpoints", self.log.warn)
         self.learner.restore(saved.tensors["learner"], saved.state["learner"])
         self.learner.replay.restore(saved.tensors["replay"])
@@ -177,6 +191,12 @@ class Run:
                 weights = {name[len(prefix) :]: t.numpy() for name, t in kept if name.startswith(prefix)}
                 given[version] = self.fleet.publish(weights)
             self.fleet.submit(Plan(**{**plan, "seats": tuple(plan["seats"])}), given[version])
+
+    def begin(self) -> None:
+        """What is told once, at the start."""
+        self.log.hyperparameters(cli.flat(self.settings))
+        replay = self.learner.replay
+        self.log.note(f"replay: {replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}")
 
     def report(self, fault: NonFinite) -> str:
         """Save the batch that broke the run; one line for the user."""
@@ -202,7 +222,6 @@ class Run:
             if self.stop:
                 raise KeyboardInterrupt
             self.stop = True
-            self.log.note("stopping: a checkpoint is written first; once more to stop at once")
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -218,24 +237,30 @@ def _after(steps: int, every: int) -> int:
 
 
 def train(settings: Settings) -> int:
-    """One run, fresh or resumed; the exit status."""
-    folder = cli.open_folder(settings)
-    run = Run(settings, folder)
+    """One run, fresh or resumed; the exit status.
+
+    Raises:
+        Mistake: something that only the attempt shows, such as a replay that does not fit.
+    """
+    torch.set_num_threads(settings.learner.threads)
+    try:
+        learner = build.learner(settings, build.spec(settings), build.device(settings))
+        run = Run(settings, learner, cli.open_folder(settings))
+    except ReplayTooLarge as refusal:
+        raise Mistake(str(refusal)) from refusal
     try:
         with run.stoppable():
-            if settings.resume:
-                run.resume()
-            else:
-                run.log.hyperparameters(cli.flat(settings))
-                run.log.note(f"replay: {run.learner.replay.bytes / 2**20:.0f} MiB on {run.learner.device}")
+            run.resume() if settings.resume else run.begin()
             run.play()
         return 0
     except Stopped:
-        run.log.note(f"stopped at step {run.learner.clock.steps}; go on with: python -m marl.train resume={folder}")
-        return 130
+        run.log.note(f"stopped at step {learner.clock.steps}; go on with: python -m marl.train resume={run.folder}")
+        return cli.INTERRUPTED
     except NonFinite as fault:
         run.log.warn(run.report(fault))
         return 1
+    except (EnvUnavailable, NoCheckpoint) as fault:
+        raise Mistake(str(fault)) from fault
     finally:
         run.close()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -60,12 +60,12 @@ def _put(root: DictConfig, node: DictConfig, key: str, whole: str, value: Any) -
             return _put(root, child, rest, whole, value)
         if not isinstance(value, Mapping):
             allowed = ", ".join(f"{whole}.{name}" for name in child)
-            raise Mistake(f"{whole}={value}: a group of settings; allowed are {allowed}")
+            raise Mistake(f"{whole}={shown(value)}: a group of settings; allowed are {allowed}")
         for inner, item in value.items():
             _put(root, child, str(inner), f"{whole}.{inner}", item)
         return None
     if rest and not isinstance(child, DictConfig):
-        raise Mistake(f"{whole}={value}: no such setting; {whole.removesuffix(f'.{rest}')} holds a single value")
+        raise Mistake(f"{whole}={shown(value)}: no such setting; {whole.removesuffix(f'.{rest}')} holds a single value")
     for part in reversed(rest.split(".") if rest else []):
         value = {part: value}
     return _assign(node, head, whole, value)
@@ -85,13 +85,22 @@ def _assign(node: DictConfig, head: str, whole: str, value: Any) -> None:
         node.merge_with({head: value})
     except OmegaConfBaseException as error:
         fault = "" if hint in WORDS else f" ({one_line(error)})"
-        raise Mistake(f"{whole}={value}: allowed is {wording(hint)}{fault}") from error
+        raise Mistake(f"{whole}={shown(value)}: allowed is {wording(hint)}{fault}") from error
 
 
 def wording(hint: Any) -> str:
     """A type in words."""
+    if get_origin(hint) is list and is_dataclass(get_args(hint)[0]):
+        return f"a list of mappings with {', '.join(entry.name for entry in fields(get_args(hint)[0]))}"
     parts = get_args(hint) if type(None) in get_args(hint) else (hint,)
     return " or ".join(WORDS[part] if part in WORDS else inspect.formatannotation(part) for part in parts)
+
+
+def shown(value: Any) -> str:
+    """A value as one types it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def one_line(error: Exception) -> str:
@@ -104,21 +113,22 @@ def _no_such_key(root: DictConfig, node: DictConfig, wrong: str, whole: str, val
     prefix = f"{above}." if above else ""
     names = sorted(str(name).rstrip("_") for name in node)
     near = suggestion(wrong, [prefix + name for name in names]) if get_close_matches(word, names, n=1) else ""
-    return Mistake(f"{whole}={value}: no such setting; allowed are {', '.join(names)}{near or _elsewhere(root, word)}")
+    hint = near or _elsewhere(root, word)
+    return Mistake(f"{whole}={shown(value)}: no such setting; allowed are {', '.join(names)}{hint}")
 
 
 def _elsewhere(root: DictConfig, word: str) -> str:
     """A suggestion from the whole tree, by the last part of the key."""
-    keys = list(_keys(root))
-    near = get_close_matches(word, [key.rpartition(".")[2] for key in keys], n=1, cutoff=0.8)
-    found = [key for key in keys if key.rpartition(".")[2] == (near[0] if near else None)]
+    last = {key: key.rpartition(".")[2] for key in _keys(root)}
+    near = get_close_matches(word, last.values(), n=1, cutoff=0.8)
+    found = [key for key in last if last[key] in near]
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in node:
-        child = OmegaConf.select(node, str(name))
+    for name in map(str, node):
+        child = OmegaConf.select(node, name)
         if isinstance(child, DictConfig) and _is_group(child):
             yield from _keys(child, f"{prefix}{name}.")
-        elif not str(name).endswith("_"):
-            yield f"{prefix}{name}"
+        elif not name.endswith("_"):
+            yield prefix + name

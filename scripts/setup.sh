@@ -122,7 +122,8 @@ install_debian_packages() {
   fi
   say "installing system packages: $*"
   "${become[@]}" apt-get update </dev/null || say "apt-get update failed; going on with the lists at hand"
-  "${become[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null # of an installation cut short
+  # Ends what an installation cut short has left; where dpkg is busy, apt-get below waits for it.
+  "${become[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null || true
   "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
     install -y --no-install-recommends "$@" </dev/null
 }
@@ -168,6 +169,7 @@ install_football() {
   ! is_stamped football "$key" || return 0
   local cache wheel
   # The engine links to the distribution's libraries; the wheel's name has the versions and the machine.
+  # shellcheck source=/dev/null
   cache=${XDG_CACHE_HOME:-~/.cache}/marl/wheels/$(. /etc/os-release && echo "$ID${VERSION_ID:-}")
   wheel=$cache/gfootball-$engine_version-cp${version/./}-cp${version/./}-linux_$(uname -m).whl
   [[ -f $wheel ]] || build_football "$cache"

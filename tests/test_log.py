@@ -357,10 +357,12 @@ def test_the_panel_says_where_the_run_is(tmp_path, width):
 
 def in_a_terminal(script: str) -> tuple[int, str]:
     """Exit status and everything a program writes when its standard streams are a terminal."""
-    pid, leader = pty.fork()
-    if pid == 0:
-        os.environ |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
-        os.execv(sys.executable, [sys.executable, "-c", script])
+    leader, follower = pty.openpty()
+    environ = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=follower, stdout=follower, stderr=follower, env=environ
+    )
+    os.close(follower)
     written = b""
     try:
         while chunk := os.read(leader, 4096):
@@ -369,7 +371,7 @@ def in_a_terminal(script: str) -> tuple[int, str]:
         pass
     finally:
         os.close(leader)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
+    return process.wait(), written.decode()
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,8 @@ def test_the_command_draws_a_png_and_says_its_numbers(tmp_path, capsys):
         (["empty"], "no run at or below empty: there is no scalars.csv"),
         (["bare"], "bare has no config.yaml"),
         (["nameless"], "nameless/config.yaml does not say algo.name and seed"),
+        (["odd"], "odd/scalars.csv: '1,eval/return' is not step,tag,value"),
+        (["broken"], "broken/config.yaml is no configuration: "),
         (["runs", "--metric", "eval/retrun"], "no run logged eval/retrun; did you mean eval/return?"),
         (["runs", "--metric", "zzz"], "no run logged zzz; there are: eval/return, eval/success"),
         (["runs", "--metric", "eval/success"], "runs/qmix-1 did not log eval/success, others did"),
@@ -182,6 +184,8 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments,
     write_run(Path("runs/qmix-0"), settings(seed=0, **more), {"eval/return": {1: 1.0}, "eval/success": {1: 1.0}})
     write_run(Path("runs/qmix-1"), settings(seed=1, **more), {"eval/return": {1: 1.0}})
     write_run(Path("nameless"), {"env.name": "grf"}, {"eval/return": {1: 1.0}})
+    (write_run(Path("odd"), settings(), {}) / "scalars.csv").write_text("step,tag,value\n1,eval/return\n")
+    (write_run(Path("broken"), settings(), {}) / "config.yaml").write_text("algo: {name: fox\n")
     Path("empty").mkdir()
     Path("bare").mkdir()
     Path("bare/scalars.csv").write_text("step,tag,value\n")

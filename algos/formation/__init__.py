@@ -1,1 +1,1 @@
-"""What FoX is made of: formations and their counts, the network that predicts them, the bonus for being aware of them."""
+"""The makings of FoX: formations, their counts, the network that predicts them, the bonus for awareness of them."""

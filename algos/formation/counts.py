@@ -35,23 +35,23 @@ def _mix(word: Array) -> Array:
 
 
 class CountTable:
-    """Visits by key, open addressing with linear probing in arrays that double until ``slots``.
+    """Visits by key: open addressing with linear probing, in arrays that double until ``capacity`` keys fit.
 
-    Three quarters of the slots can be filled, at 12 bytes a slot. A new key that finds the table full is not kept:
-    every visit to it counts as its first. That is said once, in a warning.
+    At most three quarters of the slots are filled, at 12 bytes a slot. A new key that finds the table full is not
+    kept: every visit to it counts as its first. That is said once, in a warning.
     """
 
-    def __init__(self, slots: int) -> None:
-        self.limit = slots
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.size = 0
         """Different keys held."""
         self.total = 0
         """Visits counted."""
         self._warned = False
-        self._clear(min(FIRST_SLOTS, slots))
+        self._clear(FIRST_SLOTS)
 
     def visit(self, keys: Array) -> Array:
-        """Count ``keys`` (M,) uint64 in their order; (M,) int64, how often each had been met then, that time included."""
+        """Count ``keys`` (M,) uint64 in their order; (M,) int64, how often each had been met by then."""
         unique, first, inverse, times = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
         slots, held = self._claim(unique, first)
         before = np.where(held, self._counts[slots], 0)
@@ -79,18 +79,14 @@ class CountTable:
     def restore(self, records: Mapping[str, Tensor]) -> None:
         """Take back what `records` gave."""
         keys = records["keys"].cpu().numpy().view(np.uint64)
-        self._clear(min(FIRST_SLOTS, self.limit))
+        self._clear(FIRST_SLOTS)
         slots, held = self._claim(keys, np.arange(len(keys)))
         self._counts[slots[held]] = records["counts"].cpu().numpy()[held]
         self.total = int(records["total"])
 
     @property
     def full(self) -> bool:
-        return self.size >= self._room(self.limit)
-
-    @staticmethod
-    def _room(slots: int) -> int:
-        return slots * 3 // 4
+        return self.size >= self.capacity
 
     def _clear(self, slots: int) -> None:
         self._keys = np.zeros(slots, np.uint64)
@@ -98,16 +94,16 @@ class CountTable:
         self.size = 0
 
     def _claim(self, unique: Array, arrival: Array) -> tuple[Array, Array]:
-        """(U,) slot of each key and (U,) bool whether it is held; room goes to new keys in order of ``arrival`` (U,)."""
+        """(U,) slots and (U,) bool, which keys are held; room goes to new keys in order of ``arrival`` (U,)."""
         new = np.flatnonzero(self._keys[self._find(unique)] == EMPTY)
-        while self.size + len(new) > self._room(len(self._keys)) and len(self._keys) < self.limit:
-            self._double()
         new = new[np.argsort(arrival[new], kind="stable")]
-        kept = new[: self._room(self.limit) - self.size]
+        kept = new[: self.capacity - self.size]
         if len(kept) < len(new) and not self._warned:
             self._warned = True
             advice = "further new ones count as seen once; raise algo.table_capacity or lower algo.round"
-            warnings.warn(f"the table of formations is full with {self._room(self.limit)}: {advice}", stacklevel=3)
+            warnings.warn(f"the table of formations is full with {self.capacity}: {advice}", stacklevel=3)
+        while self.size + len(kept) > len(self._keys) * 3 // 4:
+            self._double()
         self._insert(unique[kept])
         self.size += len(kept)
         slots = self._find(unique)
@@ -125,7 +121,7 @@ class CountTable:
         return slots
 
     def _insert(self, keys: Array) -> None:
-        """Different keys that are not held; of those that want one slot the last to write it stays, the others look on."""
+        """Different keys that are not held; of those that want one slot the last stays, the others look on."""
         while len(keys):
             slots = self._find(keys)
             self._keys[slots] = keys

@@ -48,7 +48,7 @@ class FormationNovelty(Bonus):
     Args:
         decimals: R, of a distance.
         bits, law: of the direction hash, see `draw_projection`.
-        slots: of the count table.
+        capacity: formations that can be counted.
         source: ``obs``, or the group of the state that holds positions.
         requery: counts as they are at each update instead of as they were on arrival.
         repaired: False, released (row B5): the last view of an episode is neither described nor counted.
@@ -65,7 +65,7 @@ class FormationNovelty(Bonus):
         decimals: int,
         bits: int,
         law: str,
-        slots: int,
+        capacity: int,
         source: str,
         requery: bool,
         repaired: bool,
@@ -76,7 +76,7 @@ class FormationNovelty(Bonus):
         self._positions = position_features(spec, source)
         size = spec.obs_dim if self._positions is None else len(self._positions) // spec.n_agents
         self.register_buffer("projection", draw_projection(bits, size, law))
-        self.table = CountTable(slots)
+        self.table = CountTable(capacity)
         self._counted = "formation_key" if requery else "visits"
 
     def columns(self) -> dict[str, Column]:

@@ -19,6 +19,7 @@ _NORMAL = int(library.e_GameMode.e_GameMode_Normal)
 _NOBODY = -1
 _PATIENCE = 20
 """Steps of a stopped game after which gfootball makes the agents restart it."""
+_OPENINGS = 16
 
 # The library has no way to free an engine (50 MB each): a closed one waits here for the next copy in this process.
 _spare: list[Engine] = []
@@ -67,25 +68,25 @@ class Engine:
         self._game.start_game()
         self.match: Match | None = None
         self.episode = 0
-        self._openings: dict[tuple[bool, bool], bytes] = {}
+        self._openings: dict[int, bytes] = {}
 
     def begin(self, match: Match, seed: int) -> Frame:
-        """Start the episode that ``seed`` (0 to 2**32 - 1) fixes.
+        """Start the episode that ``seed`` (0 to 2**32 - 1) fixes, whatever was played before.
 
-        A reset costs seven steps, so it is done once per match and order of teams; later episodes load the moment
-        after it. The referee seeds the game's randomness with the seed in the settings before play starts, so what
-        was loaded leaves no trace: the trajectory is the one after a reset, bit for bit.
+        The library's reset costs seven steps, and its seed decides little: how players hold their bodies before the
+        referee, at the whistle, seeds everything again. So an episode loads one of 16 openings, kept from resets with
+        the seeds 0 to 15, and seeds the whistle. With these 16 seeds it is gfootball's episode bit for bit.
         """
         if match != self.match:
             self._openings.clear()
             self.match = match
-        variant = (bool(seed % 2), match.sides(seed)[0] is match.scenario.left)
-        if variant in self._openings:
-            self._game.set_state(self._openings[variant])
-            self._game.config.game_engine_random_seed = seed
+        opening = seed % _OPENINGS
+        if opening in self._openings:
+            self._game.set_state(self._openings[opening])
         else:
-            self._game.reset(kick_off(match, seed), False)
-            self._openings[variant] = self._game.get_state("")
+            self._game.reset(kick_off(match, opening), False)
+            self._openings[opening] = self._game.get_state("")
+        self._game.config.game_engine_random_seed = seed
         self.episode += 1
         self._mode, self._owner, self._lead, self._stopped = -1, _NOBODY, 0, 0
         self._info = self._game.get_info()

@@ -55,7 +55,7 @@ class Match:
 
     scenario: Scenario
     fixed: bool
-    """Agents move the last ``n_agents`` of the left team. False: whomever gfootball's own file lets the engine choose."""
+    """Agents move the last ``n_agents`` of the left team; False: whomever gfootball's file lets the engine choose."""
     possession_ends: bool
 
     @property

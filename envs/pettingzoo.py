@@ -1,0 +1,313 @@
+"""Any PettingZoo parallel environment with discrete actions, by module path: env.id=mpe2.simple_spread_v3.
+
+Conventions:
+
+- Team reward: the sum (`env.reward=sum`) or the mean over all N agents (`mean`) of what the acting agents receive.
+  Published simple_spread numbers come in both scales: a return of -27 per agent is one of -81 for a team of three.
+- Observations are flattened as Gymnasium flattens spaces (Box raveled and unscaled, Discrete one-hot, ...) and padded
+  with zeros to the longest; actions are padded to the most, and those an agent lacks are unavailable.
+- Action masks are taken from an observation {"observation", "action_mask"} or from `infos[agent]["action_mask"]`.
+- State: `env.state=native` is the environment's own `state()`, `observations` the observations of all agents in a row,
+  without padding, `auto` the first where the environment has one, else the second. MPE's own state is that row,
+  computed anew: there `observations` saves some time.
+- An agent that left (`alive` is False) is observed as zeros and can only take action 0, which nobody receives.
+- The episode is terminal when every agent ended by termination, truncated when the last ones ran out of time or at
+  `env.horizon`. The last views of agents that ran out of time stay what they saw: values are bootstrapped from them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs import refusal
+from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
+from marl.types import Array, Column, EnvSpec
+
+REWARDS = ("sum", "mean")
+STATES = ("auto", "native", "observations")
+
+
+@dataclass
+class Config:
+    name: str = "pettingzoo"
+    id: str = "mpe2.simple_spread_v3"  # importable module with a `parallel_env`
+    kwargs: dict[str, Any] = field(default_factory=dict)  # passed to `parallel_env`
+    reward: str = "sum"  # sum | mean over the team
+    state: str = "auto"  # auto | native | observations
+    horizon: int | None = None  # most steps of an episode; by default what the environment calls max_cycles
+
+
+class Seat(NamedTuple):
+    """How one agent is read and moved."""
+
+    flat: Callable[[Any], Array]
+    width: int
+    """Length of its flat observation."""
+    masked: bool
+    """Whether its observation is {"observation", "action_mask"}."""
+    n_actions: int
+    first_action: int
+
+
+class Survey(NamedTuple):
+    """What is known of a world before it plays."""
+
+    spec: EnvSpec
+    seats: Mapping[str, Seat]
+    index: Mapping[str, int]
+    avail: Array
+    """(N, A) bool: the actions each agent has."""
+    unpadded: Array | None
+    """Places of the observations in the padded ones in a row; None where nothing is padded."""
+    native_state: bool
+
+
+def load(config: Config) -> Callable[..., Any]:
+    """`parallel_env` of the configured module.
+
+    Raises:
+        EnvUnavailable: a package is missing.
+        ValueError: no such environment.
+    """
+    package, _, rest = config.id.partition(".")
+    if not rest:
+        raise refusal("env.id", config.id, f"allowed are module paths such as {Config.id}")
+    # pygame opens a window on import of some worlds; machines that train have no screen.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    for needed in ("pettingzoo", package):
+        if find_spec(needed) is None:
+            raise EnvUnavailable(f"env.id={config.id} needs the package {needed}: pip install {needed}")
+    try:
+        found = import_module(config.id)
+    except ModuleNotFoundError as error:
+        if error.name is not None and config.id.startswith(error.name):
+            raise refusal("env.id", config.id, {Config.id, *environments_near(config.id)}) from error
+        raise EnvUnavailable(f"env.id={config.id} needs the module {error.name}: pip install {error.name}") from error
+    if "parallel_env" not in vars(found):
+        raise refusal("env.id", config.id, "allowed are modules with a parallel_env, which this one lacks")
+    return found.parallel_env  # type: ignore[no-any-return]
+
+
+def environments_near(path: str) -> list[str]:
+    """The versioned modules of the nearest existing package above a module path."""
+    above = path.rpartition(".")[0]
+    while "." in above and find_spec(above) is None:
+        above = above.rpartition(".")[0]
+    inside = import_module(above).__path__
+    return [f"{above}.{entry.name}" for entry in iter_modules(inside) if re.search(r"_v\d+$", entry.name)]
+
+
+def build(config: Config, **more: Any) -> Any:
+    """One PettingZoo environment."""
+    parallel_env = load(config)
+    try:
+        return without_checks(parallel_env(**{**config.kwargs, **more}))
+    except TypeError as error:
+        raise refusal("env.kwargs", config.kwargs, f"{config.id} refuses them: {error}") from error
+
+
+def without_checks(world: Any) -> Any:
+    """The same world; its checks of order and bounds cost a fifth of a step, and the adapter obeys both."""
+    from pettingzoo.utils.conversions import aec_to_parallel_wrapper
+    from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper
+
+    if isinstance(world, aec_to_parallel_wrapper):
+        while isinstance(world.aec_env, (OrderEnforcingWrapper, AssertOutOfBoundsWrapper)):
+            world.aec_env = world.aec_env.env
+    return world
+
+
+def seat(config: Config, agent: str, observed: Any, acted: Any) -> Seat:
+    from gymnasium import spaces
+
+    if not isinstance(acted, spaces.Discrete):
+        raise refusal("env.id", config.id, f"only Discrete actions are allowed, {agent} acts in {acted}")
+    masked = isinstance(observed, spaces.Dict) and set(observed.spaces) == {"observation", "action_mask"}
+    space = observed["observation"] if masked else observed
+    if not space.is_np_flattenable:
+        raise refusal("env.id", config.id, f"only flat observations are allowed, {agent} sees {observed}")
+    flat: Callable[[Any], Array] = partial(spaces.flatten, space)
+    if isinstance(space, spaces.Box):
+        flat = np.asarray if len(space.shape) == 1 else np.ravel
+    return Seat(flat, spaces.flatdim(space), masked, int(acted.n), int(acted.start))
+
+
+def horizon(config: Config, world: Any) -> int:
+    most = config.horizon
+    if most is None:
+        most = config.kwargs.get("max_cycles")
+    if most is None:
+        try:
+            most = world.unwrapped.max_cycles
+        except AttributeError:
+            raise refusal("env.horizon", None, f"{config.id} does not say its longest episode, so give one") from None
+    if most < 1:
+        raise refusal("env.horizon", most, "allowed are 1 and more")
+    return int(most)
+
+
+def survey(config: Config) -> Survey:
+    """Build a world, read its spaces, close it.
+
+    Raises:
+        EnvUnavailable: a package is missing.
+        ValueError: a setting that cannot be, in one line.
+    """
+    if config.reward not in REWARDS:
+        raise refusal("env.reward", config.reward, REWARDS)
+    if config.state not in STATES:
+        raise refusal("env.state", config.state, STATES)
+    world = build(config)
+    agents = list(world.possible_agents)
+    seats = {a: seat(config, a, world.observation_space(a), world.action_space(a)) for a in agents}
+    n_actions = max(s.n_actions for s in seats.values())
+    obs_dim = max(s.width for s in seats.values())
+    held = [np.arange(obs_dim) < s.width for s in seats.values()]
+    avail = np.asarray([np.arange(n_actions) < s.n_actions for s in seats.values()])
+    avail.flags.writeable = False
+    native = native_state(config, world)
+    known = Survey(
+        spec=EnvSpec(
+            name=f"{config.name}/{config.id}",
+            n_agents=len(agents),
+            n_actions=n_actions,
+            obs_dim=obs_dim,
+            state_dim=int(np.sum(held)) if native is None else native.size,
+            horizon=horizon(config, world),
+            agents=tuple(str(agent) for agent in agents),
+            columns={"alive": Column((len(agents),), "bool", "views")},
+        ),
+        seats=seats,
+        index={agent: i for i, agent in enumerate(agents)},
+        avail=avail,
+        unpadded=None if np.all(held) else np.flatnonzero(held),
+        native_state=native is not None,
+    )
+    world.close()
+    return known
+
+
+def native_state(config: Config, world: Any) -> Array | None:
+    """The environment's own state at a first moment; None where it has none and may lack it."""
+    if config.state == "observations":
+        return None
+    world.reset(seed=0)
+    try:
+        return np.ravel(world.state())
+    except NotImplementedError:
+        if config.state == "native":
+            raise refusal("env.state", "native", f"{config.id} has no state(); use observations") from None
+        return None
+
+
+def probe(config: Config) -> None:
+    survey(config)
+
+
+def make(config: Config, size: int) -> BatchedEnv:
+    known = survey(config)
+    return SideBySide(lambda: ParallelWorld(config, known), size)
+
+
+class ParallelWorld(Env):
+    """One PettingZoo parallel environment as a team."""
+
+    def __init__(self, config: Config, known: Survey) -> None:
+        self._config, self._known = config, known
+        self.spec = known.spec
+        self._share = 1.0 if config.reward == "sum" else 1.0 / known.spec.n_agents
+        self._world: Any = None
+        self._twin: Any = None
+
+    def reset(self, seed: int) -> Moment:
+        if self._world is None:
+            self._world = build(self._config)
+        observations, infos = self._world.reset(seed=seed)
+        self._seed = seed
+        self._played: list[dict[str, int]] = []
+        self._drawn: int | None = None
+        self._acting = list(self._world.agents)
+        self._appeared = set(self._acting)
+        self._terminated: set[str] = set()
+        return self._moment(self._acting, observations, infos)
+
+    def step(self, actions: Array) -> Moment:
+        known, world, acting = self._known, self._world, self._acting
+        chosen = actions.tolist()
+        moves = {agent: chosen[known.index[agent]] + known.seats[agent].first_action for agent in acting}
+        observations, rewards, terminations, _, infos = world.step(moves)
+        self._played.append(moves)
+        reward = self._share * sum(rewards[agent] for agent in acting)
+        ended = [agent for agent in acting if terminations[agent]]
+        self._terminated.update(ended)
+        self._acting = list(world.agents)
+        self._appeared.update(self._acting)
+        over = not self._acting
+        terminal = over and self._terminated == self._appeared
+        truncated = not terminal and (over or len(self._played) >= self.spec.horizon)
+        alive = [agent for agent in acting if agent not in ended] if over else self._acting
+        return self._moment(alive, observations, infos, reward, terminal, truncated)
+
+    def _moment(
+        self,
+        alive: Sequence[str],
+        observations: Mapping[str, Any],
+        infos: Mapping[str, Any],
+        reward: float = 0.0,
+        terminal: bool = False,
+        truncated: bool = False,
+    ) -> Moment:
+        known, spec = self._known, self.spec
+        obs = np.zeros((spec.n_agents, spec.obs_dim), np.float32)
+        avail = known.avail
+        lives = np.zeros(spec.n_agents, np.bool_)
+        for agent in alive:
+            row, (flat, width, masked, n_actions, _) = known.index[agent], known.seats[agent]
+            seen, mask = observations[agent], infos[agent].get("action_mask")
+            if masked:
+                seen, mask = seen["observation"], seen["action_mask"]
+            obs[row, :width] = flat(seen)
+            if mask is not None:
+                avail = avail if avail.flags.writeable else avail.copy()
+                avail[row, :n_actions] = mask
+            lives[row] = True
+        if len(alive) < spec.n_agents:
+            avail = np.where(lives[:, None], avail, np.arange(spec.n_actions) == 0)
+        return Moment(obs, self._state(obs), avail, reward, terminal, truncated, {"alive": lives})
+
+    def _state(self, obs: Array) -> Array:
+        if self._known.native_state:
+            return np.ravel(self._world.state()).astype(np.float32)
+        row = obs.reshape(-1)
+        return row if self._known.unpadded is None else row[self._known.unpadded]
+
+    def render(self) -> Array:
+        """The picture of a twin that replays this episode, so that worlds which are not looked at draw nothing."""
+        if "rgb_array" not in self._world.metadata.get("render_modes", ()):
+            raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+        if self._twin is None:
+            self._twin = build(self._config, render_mode="rgb_array")
+        if self._drawn is None:
+            self._twin.reset(seed=self._seed)
+            self._drawn = 0
+        for moves in self._played[self._drawn :]:
+            self._twin.step(moves)
+        self._drawn = len(self._played)
+        return np.asarray(self._twin.render(), np.uint8)
+
+    def close(self) -> None:
+        for world in (self._world, self._twin):
+            if world is not None:
+                world.close()
+        self._world = self._twin = None

@@ -1,0 +1,454 @@
+"""Settings: what a command line, files and saved runs are made into, and how mistakes are told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import algos
+import envs
+from marl import cli
+from marl.compose import Registries, experiments
+from marl.config import Mistake, Settings, leaves
+from marl.env import EnvUnavailable
+from marl.guide import settings as listed
+from marl.request import one, several
+
+REGISTRIES = Registries(algos.ALGORITHMS, envs.ENVIRONMENTS)
+SPARSE = {"experiment=fox_reference_3v1", "experiment=cds_3v1"}
+TOY = ("algo=qmix", "env=meet")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in an empty folder, which is not the sources'."""
+    monkeypatch.chdir(tmp_path)
+
+
+def settings(*arguments: str) -> Settings:
+    return one(arguments, REGISTRIES)
+
+
+def run(main, *arguments: str) -> int:
+    return cli.run(main, arguments, algos.ALGORITHMS, envs.ENVIRONMENTS)
+
+
+def never(settings: Settings) -> int:
+    raise AssertionError("a run began")
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a mistake is told in."""
+    status = run(never, *arguments)
+    out, err = capsys.readouterr()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert list(Path().iterdir()) == []
+    return err
+
+
+MISTAKES = [
+    # choices
+    ("algo=fxo env=meet", ["algo=fxo", "qmix, random_attack, vdn", "did you mean fox?"]),
+    ("algo=qmix env=gfr", ["env=gfr", "matrix, meet", "did you mean grf?"]),
+    ("experiment=fox3v1", ["experiment=fox3v1", "fox_corner", "did you mean fox_3v1?"]),
+    ("env=meet", ["algo:", "qmix", "algo=NAME"]),
+    ("algo=qmix", ["env:", "meet", "env=NAME"]),
+    ("algo=null env=meet", ["algo:", "algo=NAME"]),
+    ("algo=qmix env=meet algo.base=vdn", ["algo.base=vdn", "qmix wraps no other"]),
+    ("algo=qmix env=meet algo.base.base=vdn", ["algo.base.base=vdn", "wraps no other"]),
+    ("algo=random_attack algo.base=vd env=meet", ["algo.base=vd", "allowed are", "did you mean vdn?"]),
+    ("algo=random_attack algo.base.name=vdn env=meet", ["algo.base.name=vdn", "algo.base=NAME"]),
+    ("algo=qmix env=meet env.name=grf", ["env.name=grf", "env=NAME"]),
+    # keys
+    ("algo=qmix env=meet learner.bach=3", ["learner.bach=3", "batch, burn_in", "did you mean learner.batch?"]),
+    ("algo=qmix env=meet algo.hiden=3", ["algo.hiden=3", "mixing_embed", "did you mean algo.hidden?"]),
+    ("algo=random_attack env=meet algo.base.hiden=3", ["algo.base.hiden=3", "did you mean algo.base.hidden?"]),
+    ("algo=qmix env=meet lr=3", ["lr=3", "learner", "did you mean algo.optimizer.lr?"]),
+    ("algo=qmix env=meet sede=3", ["sede=3", "did you mean seed?"]),
+    ("algo=qmix env=meet from_=3", ["from_=3", "did you mean from?"]),
+    ("algo=qmix env=meet steps.x=3", ["steps.x=3", "no such setting"]),
+    ("algo=qmix env=meet learner=3", ["learner=3", "learner.batch"]),
+    # types
+    ("algo=qmix env=meet algo.optimizer.lr=high", ["algo.optimizer.lr=high", "a number"]),
+    ("algo=qmix env=meet learner.batch=3.5", ["learner.batch=3.5", "a whole number"]),
+    ("algo=qmix env=meet compile=maybe", ["compile=maybe", "true or false"]),
+    ("algo=qmix env=meet seed=null", ["seed=null", "a whole number"]),
+    ("algo=qmix env=meet phases=3", ["phases=3", "name, steps"]),
+    ("algo=qmix env=meet phases=[{name:a,stps:3}]", ["phases=", "stps", "name, steps"]),
+    ("algo=qmix env=meet seed=${nix}", ["seed", "nix"]),
+    # values
+    ("algo=qmix env=meet rollout.workers=0", ["rollout.workers=0", "1 and more"]),
+    ("algo=qmix env=meet steps=-5", ["steps=-5", "1 and more"]),
+    ("algo=qmix env=meet eval.episodes=-1", ["eval.episodes=-1", "1 and more"]),
+    ("algo=qmix env=meet learner.updates_per_episode=0", ["learner.updates_per_episode=0.0", "above 0"]),
+    ("algo=qmix env=meet rollout.epsilon_finish=1.5", ["rollout.epsilon_finish=1.5", "0 to 1"]),
+    ("algo=qmix env=meet replay.alpha=nan", ["replay.alpha=nan", "0 and more"]),
+    ("algo=qmix env=meet rollout.timeout=inf", ["rollout.timeout=inf", "above 0"]),
+    ("algo=qmix env=meet precision=bf61", ["precision=bf61", "fp32, tf32, bf16", "did you mean bf16?"]),
+    ("algo=qmix env=meet device=gpu", ["device=gpu", "auto, cpu, cuda, cuda:N"]),
+    ("algo=qmix env=meet device=cuda:99", ["device=cuda:99", "auto, cpu"]),
+    ("algo=qmix env=meet name=a:b", ["name=a:b", "letters, digits"]),
+    ("algo=qmix env=meet name=a/b", ["name=a/b", "letters, digits"]),
+    ("algo=qmix env=meet name=..", ["name=..", "letters, digits"]),
+    ("algo=qmix env=meet learner.batch=6000", ["learner.batch=6000", "replay.capacity (5000)"]),
+    ("algo=qmix env=grf rollout.workers=8", ["rollout.inflight=4", "rollout.workers (8)"]),
+    ("algo=qmix env=meet rollout.workers=2", ["rollout.workers=2", "rollout.backend=inline"]),
+    ("algo=qmix env=meet phases=[{name:a,steps:3}]", ["steps=2000000", "3", "phases"]),
+    ("algo=qmix env=meet steps=3 phases=[{name:a,steps:3},{name:b,steps:0}]", ["phases.1.steps=0", "1 and more"]),
+    ("algo=qmix env=meet env.agents=1", ["env.agents=1", "2 and more"]),
+    # syntax
+    ("algo=qmix env=meet learner.batch", ["learner.batch", "key=value"]),
+    ("algo=qmix env=meet name=[1", ["name=[1", "key=value"]),
+    ("algo=qmix env=meet ~seed", ["~seed", "key=value"]),
+    ("algo=qmix env=meet seed=0,1", ["seed=0,1", "-m"]),
+    ("algo=qmix env=meet --multi", ["--multi", "did you mean --multirun?"]),
+    ("-m algo=qmix env=meet learner.updates_per_episode=interval(0,1)", ["interval(0,1)", "range(start,stop)"]),
+    # saved runs
+    ("from=nowhere", ["from=nowhere", "config.yaml", "runs"]),
+    ("resume=nowhere", ["resume=nowhere", "config.yaml", "runs"]),
+    ("from=a resume=b", ["resume=b", "from=a"]),
+]
+
+
+@pytest.mark.parametrize("line, parts", MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_is_one_line_before_anything_begins(line: str, parts: list[str], capsys) -> None:
+    message = told(capsys, *line.split())
+    assert [part for part in parts if part not in message] == []
+
+
+def test_what_an_environment_lacks_is_told_in_one_line(capsys, monkeypatch) -> None:
+    def lacking(config: object) -> None:
+        raise EnvUnavailable("env=meet: pip install\nthe meeting")
+
+    monkeypatch.setattr("envs.meet.probe", lacking)
+    assert told(capsys, *TOY) == "error: env=meet: pip install the meeting\n"
+
+
+def test_a_mistake_found_by_the_run_itself_is_told_alike(capsys) -> None:
+    def refuse(settings: Settings) -> int:
+        raise Mistake("replay.capacity=5000: too large")
+
+    assert run(refuse, *TOY) == 2
+    assert capsys.readouterr().err == "error: replay.capacity=5000: too large\n"
+
+
+# composition
+
+
+@pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
+def test_every_algorithm_is_configured_by_its_own_class(name: str) -> None:
+    made = settings(f"algo={name}", "env=meet")
+    assert type(made.algo) is import_module(algos.ALGORITHMS[name]).Config
+    assert made.algo.name == name
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+@pytest.mark.parametrize("name", sorted(envs.ENVIRONMENTS))
+def test_every_environment_is_configured_by_its_own_class(name: str) -> None:
+    made = settings("algo=qmix", f"env={name}")
+    assert type(made.env) is import_module(envs.ENVIRONMENTS[name]).Config
+    assert made.env.name == name
+    assert made.name == f"qmix_{name}_s0"
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_published_setting_is_a_run(name: str) -> None:
+    free = [] if "override /env" in _text(name) else ["env=matrix"]
+    made = settings(f"experiment={name}", *free)
+    assert made.algo.name == name.partition("_")[0].replace("cds", "fox")
+
+
+def _text(experiment: str) -> str:
+    return (Path(__file__).parent.parent / "configs" / "experiment" / f"{experiment}.yaml").read_text()
+
+
+def test_published_numbers_arrive() -> None:
+    original = settings("experiment=qmix_pymarl", "env=grf")
+    assert (original.algo.optimizer.name, original.algo.optimizer.lr, original.algo.td_lambda) == ("rmsprop", 5e-4, 0)
+    assert (original.learner.batch, original.learner.updates_per_episode) == (32, 1.0)
+    assert original.rollout.epsilon_steps == 50_000
+    later = settings("algo=vdn", "env=grf")
+    assert (later.algo.optimizer.name, later.algo.optimizer.lr, later.algo.td_lambda) == ("adam", 1e-3, 0.6)
+    assert (later.learner.batch, later.learner.burn_in, later.learner.updates_per_episode) == (128, 128, 0.125)
+    assert later.rollout.epsilon_steps == 100_000
+
+
+def test_fox_brings_its_own_pace_and_replay_also_when_it_is_wrapped() -> None:
+    for arguments in (["algo=fox"], ["algo=random_attack", "algo.base=fox"]):
+        made = settings(*arguments, "env=grf")
+        assert (made.learner.batch, made.learner.burn_in, made.learner.updates_per_episode) == (8, 32, 1.0)
+        assert (made.replay.prioritised, made.replay.alpha, made.rollout.epsilon_steps) == (True, 0.3, 50_000)
+    corner = settings("experiment=fox_corner")
+    assert (corner.steps, corner.eval.episodes, corner.env.scenario) == (50_050_000, 20, "academy_corner")
+
+
+def test_an_algorithm_wraps_any_other() -> None:
+    made = settings("algo=random_attack", "env=meet", "algo.base=iql", "algo.base.hidden=32", "algo.attack.budget=2")
+    assert type(made.algo.base) is import_module("algos.iql").Config
+    assert (made.algo.base.hidden, made.algo.attack.budget) == (32, 2)
+    assert made.learner.batch == 128
+    assert made.name == "random_attack_iql_meet_s0"
+
+
+def test_wraps_nest() -> None:
+    made = settings("env=meet", "algo=random_attack", "algo.base=random_attack", "algo.base.base=vdn")
+    assert [made.algo.name, made.algo.base.name, made.algo.base.base.name] == ["random_attack", "random_attack", "vdn"]
+    inner = settings("env=meet", "algo=random_attack", "algo.base=random_attack", "algo.base.base.hidden=8")
+    assert (inner.algo.base.base.name, inner.algo.base.base.hidden) == ("qmix", 8)
+
+
+def test_later_layers_win() -> None:
+    """Algorithm < environment < published setting < command line, wherever that stands."""
+    assert settings("algo=qmix", "env=grf").rollout.epsilon_steps == 100_000
+    assert settings("algo=qmix", "env=meet").rollout.epsilon_steps == 10_000
+    assert settings("experiment=qmix_pymarl", "env=meet").rollout.epsilon_steps == 50_000
+    assert settings("rollout.epsilon_steps=7", "experiment=qmix_pymarl", "env=meet").rollout.epsilon_steps == 7
+    assert settings("experiment=qmix_pymarl", "env=meet", "algo=vdn").algo.name == "vdn"
+    assert settings("seed=1", "seed=2", *TOY).seed == 2
+
+
+def test_values_are_read_as_a_researcher_writes_them() -> None:
+    made = settings(
+        *TOY, "steps=2e5", "device=cuda:1", "ray.address=10.0.0.1:6379", "algo.target_tau=${algo.optimizer.lr}"
+    )
+    assert (made.steps, made.device, made.ray.address, made.algo.target_tau) == (200_000, "cuda:1", "10.0.0.1:6379", 1e-3)
+    free = settings("algo=qmix", "env=gymnasium", "env.kwargs.sutton_barto_reward=true", "env.kwargs={a:{b:1}}")
+    assert free.env.kwargs == {"sutton_barto_reward": True, "a": {"b": 1}}
+
+
+def test_phases_are_typed() -> None:
+    made = settings(*TOY, "steps=30", "phases=[{name:a,steps:10,interventions:false},{name:b,steps:20}]")
+    assert [(phase.name, phase.steps, phase.interventions) for phase in made.phases] == [("a", 10, False), ("b", 20, True)]
+
+
+# sweeps
+
+
+def names(*arguments: str) -> list[str | None]:
+    return [made.name for made in several(arguments, REGISTRIES)]
+
+
+def test_a_sweep_is_one_run_for_each_value() -> None:
+    runs = several([*TOY, "seed=0,1,2"], REGISTRIES)
+    assert [made.seed for made in runs] == [0, 1, 2]
+    assert [made.name for made in runs] == ["qmix_meet_s0", "qmix_meet_s1", "qmix_meet_s2"]
+    assert names(*TOY, "seed=range(3,5)") == ["qmix_meet_s3", "qmix_meet_s4"]
+
+
+def test_sweeps_multiply_and_choose() -> None:
+    assert names("algo=iql,vdn", "env=meet", "seed=0,1") == [
+        "iql_meet_s0",
+        "iql_meet_s1",
+        "vdn_meet_s0",
+        "vdn_meet_s1",
+    ]
+    assert names("algo=random_attack", "algo.base=iql,vdn", "env=meet") == [
+        "random_attack_iql_meet_s0",
+        "random_attack_vdn_meet_s0",
+    ]
+
+
+def test_runs_of_a_sweep_are_told_apart_by_what_is_swept() -> None:
+    assert names(*TOY, "algo.optimizer.lr=1e-3,1e-4") == ["qmix_meet_s0_lr-1e-3", "qmix_meet_s0_lr-1e-4"] or names(
+        *TOY, "algo.optimizer.lr=1e-3,1e-4"
+    ) == ["qmix_meet_s0_lr-0.001", "qmix_meet_s0_lr-0.0001"]
+    assert names(*TOY, "name=mine", "seed=0,1") == ["mine_seed-0", "mine_seed-1"]
+    assert names(*TOY, "device=cpu,'cuda:0'") == ["qmix_meet_s0_device-cpu", "qmix_meet_s0_device-cuda-0"]
+    assert names(*TOY, "log.every_steps=1,2", "eval.every_steps=3") == [
+        "qmix_meet_s0_every_steps-1",
+        "qmix_meet_s0_every_steps-2",
+    ]
+    both = names(*TOY, "log.every_steps=1,2", "eval.every_steps=3,4")
+    assert both[0] == "qmix_meet_s0_log.every_steps-1_eval.every_steps-3"
+    assert len(set(both)) == 4
+
+
+def test_two_runs_of_one_name_are_refused() -> None:
+    with pytest.raises(Mistake, match="name=mine: 2 runs"):
+        several([*TOY, "name=mine,mine"], REGISTRIES)
+
+
+def test_a_sweep_goes_on_after_a_failure_and_ends_with_an_interruption() -> None:
+    seen: list[int] = []
+
+    def main(made: Settings) -> int:
+        seen.append(made.seed)
+        return {0: 0, 1: 1, 2: 0, 3: 130}[made.seed]
+
+    assert run(main, "-m", *TOY, "seed=0,1,2") == 1
+    assert run(main, "-m", *TOY, "seed=3,0") == 130
+    assert seen == [0, 1, 2, 3]
+
+
+# folders
+
+
+def opened(*arguments: str) -> Path:
+    return cli.open_folder(settings(*arguments))
+
+
+def test_a_run_starts_again_from_its_folder() -> None:
+    first = settings("algo=random_attack", "algo.base=vdn", "env=meet", "algo.base.optimizer.lr=1e-5", "env.agents=3")
+    folder = cli.open_folder(first)
+    assert folder == Path("runs/random_attack_vdn_meet_s0")
+    for place in (str(folder), str(folder / "config.yaml"), folder.name, str(folder.resolve())):
+        again = settings(f"from={place}")
+        assert replace(again, from_=None) == first
+        assert again.from_ == place
+
+
+@pytest.mark.parametrize("algo", sorted(algos.ALGORITHMS))
+@pytest.mark.parametrize("env", ["grf", "matrix", "pettingzoo"])
+def test_every_configuration_survives_being_saved(algo: str, env: str) -> None:
+    first = settings(f"algo={algo}", f"env={env}")
+    again = settings(f"from={cli.open_folder(first)}")
+    assert replace(again, from_=None) == first
+
+
+def test_a_run_started_again_takes_changes() -> None:
+    folder = opened(*TOY, "name=first", "learner.batch=16", "steps=5000")
+    changed = settings(f"from={folder}", "seed=3", "algo.hidden=8")
+    assert (changed.seed, changed.algo.hidden, changed.learner.batch, changed.steps) == (3, 8, 16, 5000)
+    assert changed.name == "qmix_meet_s3"
+    other = settings(f"from={folder}", "algo=vdn")
+    assert (other.algo.name, other.learner.batch, other.name) == ("vdn", 16, "vdn_meet_s0")
+    with pytest.raises(Mistake, match="learner.bach=3"):
+        settings(f"from={folder}", "learner.bach=3")
+    with pytest.raises(Mistake, match="experiment=qmix_pymarl"):
+        settings(f"from={folder}", "experiment=qmix_pymarl")
+
+
+def test_a_run_goes_on_under_its_own_settings() -> None:
+    folder = opened(*TOY, "name=mine", "learner.batch=16", "steps=5000", "logdir=elsewhere")
+    on = settings("resume=mine", "logdir=elsewhere", "steps=6000", "device=cpu", "log.terminal=false", "checkpoint.keep=9")
+    assert (on.resume, on.name, on.logdir) == (str(folder), "mine", "elsewhere")
+    assert (on.steps, on.device, on.log.terminal, on.checkpoint.keep, on.learner.batch) == (6000, "cpu", False, 9, 16)
+    moved = folder.rename("copy")
+    assert cli.open_folder(settings("resume=copy")) == moved
+    backend = settings("resume=copy", "rollout.backend=local", "rollout.timeout=9", "ray.dashboard=true")
+    assert (backend.rollout.backend, backend.rollout.timeout, backend.ray.dashboard) == ("local", 9.0, True)
+
+
+@pytest.mark.parametrize("change", ["learner.batch=8", "seed=1", "algo.hidden=8", "algo=vdn", "rollout.inflight=9", "name=b"])
+def test_a_run_that_goes_on_stays_the_same_experiment(change: str) -> None:
+    folder = opened(*TOY)
+    with pytest.raises(Mistake, match=f"^{change}: would change the experiment; .*from={folder}"):
+        settings(f"resume={folder}", change)
+
+
+def test_a_run_does_not_become_shorter() -> None:
+    folder = opened(*TOY, "steps=5000")
+    with pytest.raises(Mistake, match="^steps=4000: .*5000"):
+        settings(f"resume={folder}", "steps=4000")
+
+
+def test_a_longer_run_stays_longer() -> None:
+    folder = opened(*TOY, "steps=5000")
+    cli.open_folder(settings(f"resume={folder}", "steps=9000"))
+    assert settings(f"resume={folder}").steps == 9000
+
+
+def test_a_mistyped_run_is_suggested() -> None:
+    opened(*TOY)
+    with pytest.raises(Mistake, match="did you mean qmix_meet_s0?"):
+        settings("from=qmix_met_s0")
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "algo: qmix\nenv: meet\n", "seed: 3\n"])
+def test_a_file_that_is_no_configuration_is_named(text: str) -> None:
+    Path("broken.yaml").write_text(text)
+    with pytest.raises(Mistake, match="broken.yaml: not ") as caught:
+        settings("from=broken.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run_writes_into_another() -> None:
+    assert [opened(*TOY).name for _ in range(3)] == ["qmix_meet_s0", "qmix_meet_s0-2", "qmix_meet_s0-3"]
+    assert OmegaConf.load("runs/qmix_meet_s0-2/config.yaml").name == "qmix_meet_s0-2"
+    opened(*TOY, "name=mine")
+    with pytest.raises(Mistake, match="^name=mine: .*resume=runs/mine"):
+        opened(*TOY, "name=mine")
+
+
+def test_a_name_that_is_taken_is_told_before_the_first_run_of_a_sweep(capsys) -> None:
+    opened(*TOY, "name=mine_seed-1")
+    assert run(never, "-m", *TOY, "name=mine", "seed=0,1") == 2
+    assert "name=mine_seed-1" in capsys.readouterr().err
+
+
+def test_surroundings_are_written_down() -> None:
+    folder = opened(*TOY)
+    told = json.loads((folder / "environment.json").read_text())
+    assert told["packages"]["torch"] == metadata.version("torch")
+    assert told["hardware"]["cores"] == os.cpu_count()
+    assert told["hardware"]["cpu"]
+    assert told["python"].startswith("3.")
+    sources = Path(__file__).parent.parent
+    if (sources / ".git").exists():
+        head = subprocess.run(["git", "-C", sources, "rev-parse", "HEAD"], capture_output=True, text=True)
+        assert told["git"]["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
+        assert isinstance(told["git"]["dirty"], bool)
+    cli.open_folder(settings(f"resume={folder}"))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "environment-2.json", "environment.json"]
+
+
+def test_a_saved_run_is_loaded_for_other_commands() -> None:
+    folder = opened(*TOY, "name=mine", "algo.hidden=8")
+    made, found = cli.load("mine", algos.ALGORITHMS, envs.ENVIRONMENTS, ["env.grid=4"])
+    assert (found, made.name, made.algo.hidden, made.env.grid) == (folder, "mine", 8, 4)
+
+
+# what is shown
+
+
+def test_help_lists_everything_without_importing_torch() -> None:
+    code = (
+        "import sys, algos, envs; from marl import cli;"
+        "status = cli.run(None, ['--help'], algos.ALGORITHMS, envs.ENVIRONMENTS);"
+        "sys.exit(status or 'torch' in sys.modules)"
+    )
+    sources = str(Path(__file__).parent.parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": sources})
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
+    described = {line[0] for line in lines if len(line) > 2}
+    assert described >= {*algos.ALGORITHMS, *envs.ENVIRONMENTS, *experiments()}
+    keys = {start.partition("=")[0] for start in described}
+    assert keys >= {key for key, _, _ in leaves(Settings(None, None))}
+
+
+def test_every_setting_is_explained() -> None:
+    assert [entry.key for entry in listed(Settings) if not entry.comment] == []
+
+
+def test_help_explains_what_is_chosen(capsys) -> None:
+    assert run(never, "algo=random_attack", "algo.base=qmix", "env=meet", "-h") == 0
+    out = capsys.readouterr().out
+    assert [key for key in ("algo.attack.budget=8", "algo.base.mixing_embed=32", "env.grid=") if key not in out] == []
+
+
+def test_the_whole_configuration_can_be_shown_and_used(capsys) -> None:
+    assert run(never, *TOY, "seed=5", "--cfg") == 0
+    shown = capsys.readouterr().out
+    Path("mine.yaml").write_text(shown)
+    assert replace(settings("from=mine.yaml"), from_=None) == settings(*TOY, "seed=5")
+    assert run(never, "-m", *TOY, "seed=0,1", "--config") == 0
+    assert capsys.readouterr().out.count("seed:") == 2
+
+
+def test_composing_leaves_folder_and_logging_alone(tmp_path: Path) -> None:
+    handlers, level = list(logging.root.handlers), logging.root.level
+    settings(*TOY)
+    assert (logging.root.handlers, logging.root.level) == (handlers, level)
+    assert Path.cwd() == tmp_path
+    assert list(tmp_path.iterdir()) == []
