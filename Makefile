@@ -15,6 +15,7 @@ help:  ## this list
 	@echo '  PYTHON       interpreter that makes .venv, 3.10 to 3.13 (python3.11 if there, else python3)'
 	@echo '  TORCH        build of PyTorch (torch==2.13.0)'
 	@echo "  TORCH_INDEX  index to take it from (pip's own); PyTorch's install page, \"Start Locally\", names the CPU-only one"
+	@echo '               (.venv remembers TORCH and TORCH_INDEX)'
 	@echo '  FOOTBALL     no: leave the football engine and its system packages out'
 
 setup:  ## make .venv and install everything; takes a moment when that is done

@@ -186,7 +186,7 @@ class FormationAwareness(Bonus):
     # predicting
 
     def fit(self, batch: Episodes, q: JointQ, noise: Noise) -> Stats:
-        """``fnet_updates`` steps on random (episode, step, agent); what is told of the prediction was so before them."""
+        """``fnet_updates`` steps on random (episode, step, agent); what is told of it was so before."""
         generator, updates, size = noise("fox.fit"), self.config.fnet_updates, self.profile.fnet_minibatch
         checked, *trios = self._trios(batch, q, CHECKED + updates * size, generator).split([CHECKED, *[size] * updates])
         with torch.no_grad():
@@ -226,7 +226,9 @@ def build(spec: EnvSpec, config: Config) -> Parts:
         ValueError: a team of one has no formation.
     """
     if spec.n_agents < 2:
-        raise ValueError(f"algo={config.name}: env={spec.name} has a team of {spec.n_agents}; allowed: 2 agents or more")
+        raise ValueError(
+            f"algo={config.name}: env={spec.name} has a team of {spec.n_agents}; allowed: 2 agents or more"
+        )
     profile = config.settled()
     encoder = Encoder(config.hidden, config.fnet_hidden, config.latent_dim)
     q = FormationQ(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
+
+from marl.config import Mistake, suggestion
 
 ENVIRONMENTS: dict[str, str] = {
     "grf": "envs.grf",
@@ -25,14 +27,23 @@ def module(name: str) -> ModuleType:
     return import_module(ENVIRONMENTS[name])
 
 
-def refusal(key: str, value: object, allowed: str | Iterable[str]) -> ValueError:
+def without_screen() -> None:
+    """Let pygame run where there is neither screen nor sound: many worlds start it whether they draw or not."""
+    for variable, value in (
+        ("SDL_VIDEODRIVER", "dummy"),
+        ("SDL_AUDIODRIVER", "dummy"),
+        ("PYGAME_HIDE_SUPPORT_PROMPT", "1"),
+    ):
+        os.environ.setdefault(variable, value)
+
+
+def refusal(key: str, value: object, allowed: str | Iterable[str]) -> Mistake:
     """The error for a setting that cannot be: key, value and what is allowed, in one line.
 
     ``allowed`` is a sentence, or the names among which the nearest is then suggested.
     """
     if isinstance(allowed, str):
-        return ValueError(f"{key}={value}: {allowed}")
+        return Mistake(f"{key}={value}: {allowed}")
     names = sorted(allowed)
-    nearest = get_close_matches(str(value), names, n=1)
-    meant = f"; did you mean {nearest[0]}?" if nearest else ""
-    return ValueError(f"{key}={value}: allowed are {', '.join(names)}{meant}")
+    some = names if len(names) <= 20 else [*names[:20], f"... ({len(names)} in all)"]
+    return Mistake(f"{key}={value}: allowed are {', '.join(some)}{suggestion(str(value), names)}")

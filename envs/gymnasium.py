@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import refusal
+from envs import refusal, without_screen
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
 from marl.types import Array, EnvSpec
 
@@ -31,7 +31,7 @@ class Survey(NamedTuple):
     """What is known of a world before it plays."""
 
     spec: EnvSpec
-    flat: Callable[[Any], Array]
+    flat: Callable[[Any], Any]
     first_action: int
 
 
@@ -42,6 +42,7 @@ def build(config: Config, **more: Any) -> Any:
         EnvUnavailable: a package is missing.
         ValueError: no such environment, or settings it refuses.
     """
+    without_screen()
     try:
         import gymnasium
         from gymnasium.error import DependencyNotInstalled, Error
@@ -87,14 +88,14 @@ def survey(config: Config) -> Survey:
         raise refusal("env.horizon", None, f"{config.id} has no time limit of its own, so give one")
     world.close()
     spec = EnvSpec(
-        name=f"{config.name}/{config.id}",
+        name=f"{config.name}:{config.id}",
         n_agents=1,
         n_actions=int(acted.n),
         obs_dim=spaces.flatdim(seen),
         state_dim=spaces.flatdim(seen),
         horizon=horizon,
     )
-    flat = np.ravel if isinstance(seen, spaces.Box) else partial(spaces.flatten, seen)
+    flat: Callable[[Any], Any] = np.ravel if isinstance(seen, spaces.Box) else partial(spaces.flatten, seen)
     return Survey(spec, flat, int(acted.start))
 
 

@@ -111,7 +111,7 @@ class MatrixGames(BatchedEnv):
         n_stages, n_actions = stages.payoffs.shape[:2]
         self.size = size
         self.spec = EnvSpec(
-            name=f"{config.name}/{config.game}",
+            name=f"{config.name}:{config.game}",
             n_agents=2,
             n_actions=n_actions,
             obs_dim=n_stages,

@@ -128,7 +128,8 @@ class Meet(BatchedEnv):
         """(grid, grid, A) bool: moves that stay on the grid."""
         grid = self._config.grid
         reached = as_cells(np.arange(grid**2), grid)[:, None] + MOVES
-        return ((reached >= 0) & (reached < grid)).all(-1).reshape(grid, grid, len(MOVES))
+        inside: Array = ((reached >= 0) & (reached < grid)).all(-1)
+        return inside.reshape(grid, grid, len(MOVES))
 
     def reset(self, seeds: Sequence[int]) -> Moments:
         count, spec = len(seeds), self.spec

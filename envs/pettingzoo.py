@@ -17,7 +17,6 @@ Conventions:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +28,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import refusal
+from envs import refusal, without_screen
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
 from marl.types import Array, Column, EnvSpec
 
 REWARDS = ("sum", "mean")
 STATES = ("auto", "native", "observations")
+VERSIONS = {"mpe2": "mpe2==1.0.0"}
+"""From 1.1 it brings pygame-ce, which overwrites the pygame of other worlds."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Config:
 class Seat(NamedTuple):
     """How one agent is read and moved."""
 
-    flat: Callable[[Any], Array]
+    flat: Callable[[Any], Any]
     width: int
     """Length of its flat observation."""
     masked: bool
@@ -64,7 +65,7 @@ class Survey(NamedTuple):
 
     spec: EnvSpec
     seats: Mapping[str, Seat]
-    index: Mapping[str, int]
+    rows: Mapping[str, int]
     avail: Array
     """(N, A) bool: the actions each agent has."""
     unpadded: Array | None
@@ -82,18 +83,19 @@ def load(config: Config) -> Callable[..., Any]:
     package, _, rest = config.id.partition(".")
     if not rest:
         raise refusal("env.id", config.id, f"allowed are module paths such as {Config.id}")
-    # pygame opens a window on import of some worlds; machines that train have no screen.
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    without_screen()
     for needed in ("pettingzoo", package):
         if find_spec(needed) is None:
-            raise EnvUnavailable(f"env.id={config.id} needs the package {needed}: pip install {needed}")
+            what = VERSIONS.get(needed, needed)
+            raise EnvUnavailable(f"env.id={config.id} needs the package {needed}: pip install {what}")
     try:
         found = import_module(config.id)
     except ModuleNotFoundError as error:
         if error.name is not None and config.id.startswith(error.name):
             raise refusal("env.id", config.id, {Config.id, *environments_near(config.id)}) from error
         raise EnvUnavailable(f"env.id={config.id} needs the module {error.name}: pip install {error.name}") from error
+    except ImportError as error:
+        raise EnvUnavailable(f"env.id={config.id}: {str(error).splitlines()[0]}") from error
     if "parallel_env" not in vars(found):
         raise refusal("env.id", config.id, "allowed are modules with a parallel_env, which this one lacks")
     return found.parallel_env  # type: ignore[no-any-return]
@@ -104,7 +106,7 @@ def environments_near(path: str) -> list[str]:
     above = path.rpartition(".")[0]
     while "." in above and find_spec(above) is None:
         above = above.rpartition(".")[0]
-    inside = import_module(above).__path__
+    inside = vars(import_module(above)).get("__path__", ())
     return [f"{above}.{entry.name}" for entry in iter_modules(inside) if re.search(r"_v\d+$", entry.name)]
 
 
@@ -119,8 +121,11 @@ def build(config: Config, **more: Any) -> Any:
 
 def without_checks(world: Any) -> Any:
     """The same world; its checks of order and bounds cost a fifth of a step, and the adapter obeys both."""
-    from pettingzoo.utils.conversions import aec_to_parallel_wrapper
-    from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper
+    from pettingzoo.utils.conversions import aec_to_parallel_wrapper  # type: ignore[import-untyped]
+    from pettingzoo.utils.wrappers import (  # type: ignore[import-untyped]
+        AssertOutOfBoundsWrapper,
+        OrderEnforcingWrapper,
+    )
 
     if isinstance(world, aec_to_parallel_wrapper):
         while isinstance(world.aec_env, (OrderEnforcingWrapper, AssertOutOfBoundsWrapper)):
@@ -137,7 +142,7 @@ def seat(config: Config, agent: str, observed: Any, acted: Any) -> Seat:
     space = observed["observation"] if masked else observed
     if not space.is_np_flattenable:
         raise refusal("env.id", config.id, f"only flat observations are allowed, {agent} sees {observed}")
-    flat: Callable[[Any], Array] = partial(spaces.flatten, space)
+    flat: Callable[[Any], Any] = partial(spaces.flatten, space)
     if isinstance(space, spaces.Box):
         flat = np.asarray if len(space.shape) == 1 else np.ravel
     return Seat(flat, spaces.flatdim(space), masked, int(acted.n), int(acted.start))
@@ -179,7 +184,7 @@ def survey(config: Config) -> Survey:
     native = native_state(config, world)
     known = Survey(
         spec=EnvSpec(
-            name=f"{config.name}/{config.id}",
+            name=f"{config.name}:{config.id}",
             n_agents=len(agents),
             n_actions=n_actions,
             obs_dim=obs_dim,
@@ -189,7 +194,7 @@ def survey(config: Config) -> Survey:
             columns={"alive": Column((len(agents),), "bool", "views")},
         ),
         seats=seats,
-        index={agent: i for i, agent in enumerate(agents)},
+        rows={agent: i for i, agent in enumerate(agents)},
         avail=avail,
         unpadded=None if np.all(held) else np.flatnonzero(held),
         native_state=native is not None,
@@ -205,9 +210,9 @@ def native_state(config: Config, world: Any) -> Array | None:
     world.reset(seed=0)
     try:
         return np.ravel(world.state())
-    except NotImplementedError:
+    except (NotImplementedError, TypeError) as error:  # a TypeError where a world keeps a field of that name
         if config.state == "native":
-            raise refusal("env.state", "native", f"{config.id} has no state(); use observations") from None
+            raise refusal("env.state", "native", f"{config.id} has no state(); use observations") from error
         return None
 
 
@@ -245,7 +250,7 @@ class ParallelWorld(Env):
     def step(self, actions: Array) -> Moment:
         known, world, acting = self._known, self._world, self._acting
         chosen = actions.tolist()
-        moves = {agent: chosen[known.index[agent]] + known.seats[agent].first_action for agent in acting}
+        moves = {agent: chosen[known.rows[agent]] + known.seats[agent].first_action for agent in acting}
         observations, rewards, terminations, _, infos = world.step(moves)
         self._played.append(moves)
         reward = self._share * sum(rewards[agent] for agent in acting)
@@ -273,7 +278,7 @@ class ParallelWorld(Env):
         avail = known.avail
         lives = np.zeros(spec.n_agents, np.bool_)
         for agent in alive:
-            row, (flat, width, masked, n_actions, _) = known.index[agent], known.seats[agent]
+            row, (flat, width, masked, n_actions, _) = known.rows[agent], known.seats[agent]
             seen, mask = observations[agent], infos[agent].get("action_mask")
             if masked:
                 seen, mask = seen["observation"], seen["action_mask"]

@@ -59,7 +59,8 @@ class MakeWorker:
         parts = algos.assemble(env.spec, self.settings.algo)
         if self.attack is not None:
             parts = parts.with_intervention(algos.attack(self.attack))
-        return Worker(parts, env, self.settings.seed)
+        limits_end = self.settings.rollout.time_limits == "terminal"
+        return Worker(parts, env, self.settings.seed, limits_end=limits_end)
 
 
 def fleet(settings: Settings, log: Log) -> Fleet:

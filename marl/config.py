@@ -21,17 +21,18 @@ def suggestion(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def one_of(default: str, *others: str) -> Any:
-    """A field that takes one of these words."""
-    return field(default=default, metadata={"allowed": (default, *others)})
+def one_of(default: str | None, *others: str) -> Any:
+    """A field that takes one of these words; one that may be null is null by default."""
+    words = others if default is None else (default, *others)
+    return field(default=default, metadata={"allowed": words})
 
 
-def number(default: float, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
+def number(default: float | None, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> Any:
     """A field that takes finite numbers from ``least``, or beyond ``above``, up to ``most``."""
     return field(default=default, metadata={"least": least, "above": above, "most": most})
 
 
-def count(default: int, least: int = 1) -> Any:
+def count(default: int | None, least: int = 1) -> Any:
     """A field that takes whole numbers from ``least`` on."""
     return number(default, least=least)
 
@@ -61,6 +62,7 @@ class Rollout:
     inflight: int = count(4)  # plans asked for ahead of the learner, at least workers; fixes results in ordered mode
     ordered: bool = True  # learn in the order asked for, the same for any number of workers; false: as they come
     timeout: float = number(300.0, above=0)  # seconds without an answer after which a worker is replaced
+    time_limits: str = one_of("cut", "terminal")  # a limit only cuts an episode, or it ends the task (docs/time-limits.md)
     epsilon_start: float = number(1.0, least=0, most=1)  # share of random actions at the first step
     epsilon_finish: float = number(0.05, least=0, most=1)  # share of random actions in the end
     epsilon_steps: int = count(50_000, least=0)  # environment steps from the one to the other

@@ -37,8 +37,10 @@ class Fault(NamedTuple):
 
     what: str
     """Goes after "worker 3", in one line."""
-    traceback: str = ""
-    """The worker's own, if something was raised."""
+    details: str = ""
+    """Further lines, such as the worker's traceback."""
+    raised: bool = False
+    """The worker's own code did this: made again in the same way, it would do it again."""
     unavailable: str = ""
     """If the environment cannot run here at all: what it says of it."""
 
@@ -119,7 +121,7 @@ class Player:
 def _fault(error: Exception) -> Fault:
     name, line = type(error).__name__, str(error).partition("\n")[0]
     unavailable = str(error) if isinstance(error, EnvUnavailable) else ""
-    return Fault(f"raised {name}: {line}", "".join(traceback.format_exception(error)), unavailable)
+    return Fault(f"raised {name}: {line}", "".join(traceback.format_exception(error)), True, unavailable)
 
 
 class Crew(ABC):

@@ -113,8 +113,8 @@ class SideBySide(BatchedEnv):
 
     def __init__(self, make: Callable[[], Env], size: int) -> None:
         self.size = size
-        self._copies = [make() for _ in range(size)]
-        self.spec = spec = self._copies[0].spec
+        self.copies = [make() for _ in range(size)]
+        self.spec = spec = self.copies[0].spec
         self._all = Moments(
             obs=np.zeros((size, spec.n_agents, spec.obs_dim), np.float32),
             state=np.zeros((size, spec.state_dim), np.float32),
@@ -133,12 +133,12 @@ class SideBySide(BatchedEnv):
         fields = [array[rows] for array in self._all[:-1]]
         self._playing = Moments(*fields, columns={name: array[rows] for name, array in self._all.columns.items()})
         for row, seed in enumerate(seeds):
-            self._write(row, self._copies[row].reset(seed))
+            self._write(row, self.copies[row].reset(seed))
         return self._playing
 
     def step(self, actions: Array, live: Array) -> Moments:
         for row in np.flatnonzero(live):
-            self._write(row, self._copies[row].step(actions[row]))
+            self._write(row, self.copies[row].step(actions[row]))
         return self._playing
 
     def _write(self, row: int, moment: Moment) -> None:
@@ -153,8 +153,8 @@ class SideBySide(BatchedEnv):
             playing.columns[name][row] = value
 
     def render(self, copy: int = 0) -> Array:
-        return self._copies[copy].render()
+        return self.copies[copy].render()
 
     def close(self) -> None:
-        for copy in self._copies:
+        for copy in self.copies:
             copy.close()

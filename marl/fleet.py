@@ -1,9 +1,9 @@
-"""Publish weights, submit plans, receive rollouts: one bookkeeping over workers here, in processes, or on Ray.
+"""Makes fleets, of whatever kind. The only file that knows Ray.
 
-RLlib's `FaultTolerantActorManager` does not serve. Its bookkeeping ends at the request: it drops those of a lost actor
-and leaves it to Ray and to the caller to make another one and to ask again, never notices one that hangs, and knows
-Ray's actors only, so local processes would need a second bookkeeping for the same promises. Importing it takes the
-learner 3 s and 150 MB (Ray 2.60, measured after torch and Ray), which is more than `marl.ledger` and this file cost.
+RLlib's `FaultTolerantActorManager` does not serve. Its bookkeeping ends at the request: it drops those of a lost actor,
+leaves it to Ray to make another one and to the caller to ask again, never notices one that hangs, and knows Ray's
+actors only, so processes of this machine would need a second bookkeeping for the same promises. Importing it takes the
+learner 3 s and 150 MB (Ray 2.60, measured after torch and Ray).
 """
 
 from __future__ import annotations
@@ -14,224 +14,151 @@ import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from marl.crew import GRACE, Crew, Event, Fault, InlineCrew, Player, Ready, Weights, bounded_threads, pack, unpack
-from marl.env import EnvUnavailable
-from marl.ledger import Ledger, Order, Seat
+from marl.crew import GRACE, Crew, Event, Fault, InlineCrew, Player, Weights, bounded_threads
+from marl.dispatch import Fleet, WorkerError
 from marl.processes import LocalCrew
-from marl.types import Array
 from marl.worker import Plan, Rollout, Worker
 
-START_LIMIT = 300.0
-"""Seconds until a worker must be made: importing torch takes half a minute on a loaded machine."""
-ATTEMPTS = 3
-"""Workers that one plan, or one seat's start, may cost in a row: what fails so often is no accident."""
+__all__ = ["BACKENDS", "Fleet", "WorkerError", "make_fleet"]
+
+BACKENDS = ("inline", "local", "ray")
 LOOPBACK = "127.0.0.1"
 
 
-class WorkerError(RuntimeError):
-    """A worker fails in a way that another worker will not cure; the message ends with its traceback, if it has one."""
+def make_fleet(
+    backend: str,
+    make_worker: Callable[[], Worker],
+    *,
+    workers: int,
+    ordered: bool,
+    timeout: float,
+    warn: Callable[[str], None],
+    address: str | None = None,
+    dashboard: bool = False,
+    cpus_per_worker: float = 1.0,
+) -> Fleet:
+    """Workers in this process (``inline``: always one), in processes of this machine (``local``) or on Ray (``ray``).
+
+    Returns at once; the first plan starts the workers.
+
+    Args:
+        make_worker: makes a worker where it plays, so it must pickle: an instance of a class of an importable module.
+        ordered: rollouts are received in the order of submitting, not of arrival.
+        timeout: seconds for one plan, after which a worker counts as hanging. Inline workers are not watched.
+        warn: told one line for each worker that is replaced.
+        address: a Ray cluster to join (``auto``, or ``host:port``); None: start Ray here, on loopback only.
+        dashboard: serve Ray's dashboard on localhost, if Ray is started here.
+        cpus_per_worker: cores that Ray reserves for each worker.
+
+    Raises:
+        ValueError: an argument is not what it can be.
+    """
+    if workers < 1:
+        raise ValueError(f"rollout.workers={workers}: at least 1")
+    if not timeout > 0:
+        raise ValueError(f"rollout.timeout={timeout}: more than 0 seconds")
+    crew: Crew
+    if backend == "inline":
+        crew, workers, timeout = InlineCrew(make_worker), 1, math.inf
+    elif backend == "local":
+        crew = LocalCrew(make_worker)
+    elif backend == "ray":
+        cluster = RayCluster(address, dashboard, math.ceil(workers * cpus_per_worker), warn)
+        crew = RayCrew(make_worker, cluster, cpus_per_worker)
+    else:
+        raise ValueError(f"rollout.backend={backend}: allowed are {', '.join(BACKENDS)}")
+    return Fleet(crew, workers, ordered=ordered, timeout=timeout, warn=warn)
 
 
-class Fleet:
-    """Workers, and the plans on their way.
+class RayCluster:
+    """A way to Ray: the one that ``address`` names, else the one this process has, else one of our own.
 
-    Losing a worker (killed, crashed, hanging longer than ``timeout``) loses nothing else: another one takes its seat
-    and its plans are given out again, with the same numbers and the same weights.
+    One of our own has room for ``cores``, whatever the machine has, and can be reached from this machine alone.
     """
 
-    def __init__(
-        self, crew: Crew, workers: int, *, ordered: bool, timeout: float, warn: Callable[[str], None]
-    ) -> None:
-        self.restarts = 0
-        """Workers that had to be replaced."""
-        self._crew, self._timeout, self._warn = crew, timeout, warn
-        self._ledger = Ledger(workers, ordered=ordered)
-        self._packed: dict[int, bytes] = {}
-        self._version = 0
-        self._started = False
+    def __init__(self, address: str | None, dashboard: bool, cores: int, warn: Callable[[str], None]) -> None:
+        self._address, self._dashboard, self._cores, self._warn = address, dashboard, cores, warn
+        self._connected = False
 
-    def publish(self, weights: Mapping[str, Array]) -> int:
-        """Keep a snapshot of ``weights`` (the names of `Parts.travelling`) and name it by a version.
-
-        It is kept as long as it is the newest or a plan that was not received needs it.
-        """
-        self._version += 1
-        self._packed[self._version] = pack(weights)
-        self._forget()
-        return self._version
-
-    def submit(self, plan: Plan, version: int) -> None:
-        """Ask for a plan, to be played with the weights of ``version``; returns at once.
+    def reach(self) -> Any:
+        """The module `ray`, connected.
 
         Raises:
-            KeyError: no such version is kept.
+            ConnectionError: no cluster answers at the address.
+            RuntimeError: Ray would listen beyond this machine.
         """
-        if version not in self._packed:
-            raise KeyError(f"weights of version {version} are not kept: kept are {sorted(self._packed)}")
-        if not self._started:
-            self._started = True
-            for seat in self._ledger.seats:
-                self._start(seat)
-        self._ledger.submit(plan, version)
-        self._attend(0.0)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new rule, which warns of the old one
+        if self._address is None:
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on Linux, too: servers bind to loopback
+        import ray
 
-    def receive(self) -> Rollout:
-        """Wait for a rollout: the oldest plan's if ``ordered``, else the first to arrive. Evaluation and training alike.
+        if not ray.is_initialized():
+            if self._address is None:
+                self._begin(ray)
+            else:
+                self._join(ray, self._address)
+        return ray
 
-        ``seconds["transfer"]`` tells what bringing it into this process took.
+    def leave(self, ray: Any) -> None:
+        if self._connected:
+            ray.shutdown()
 
-        Raises:
-            EnvUnavailable: the environment cannot run where a worker is.
-            WorkerError: a worker cannot be made, or one plan has cost three of them.
-            RuntimeError: nothing is in flight.
-        """
-        if not self.in_flight:
-            raise RuntimeError("nothing to receive: no plan is in flight")
-        while (rollout := self._ledger.take()) is None:
-            self._attend(self._patience())
-        self._forget()
-        return rollout
+    def _begin(self, ray: Any) -> None:
+        with bounded_threads():
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, self._cores),
+                include_dashboard=self._dashboard,
+                dashboard_host=LOOPBACK,
+                _node_ip_address=LOOPBACK,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        self._connected = True
+        if ray.util.get_node_ip_address() != LOOPBACK:
+            ray.shutdown()
+            raise RuntimeError("Ray would listen beyond this machine: something imported it before the fleet did")
 
-    @property
-    def in_flight(self) -> int:
-        """Plans submitted and not yet received."""
-        return len(self._ledger)
-
-    def outstanding(self) -> list[tuple[Plan, int]]:
-        """Plans in flight, oldest first, with the versions of their weights: what a checkpoint has to ask for again."""
-        return self._ledger.outstanding()
-
-    def weights_of(self, version: int) -> dict[str, Array]:
-        """A copy of what was published under ``version``."""
-        return unpack(self._packed[version])
-
-    def close(self) -> None:
-        """End every worker; those without a plan in hand free their engines first. Closing twice is allowed."""
-        for seat in self._ledger.seats:
-            if seat.held or not seat.ready:
-                self._crew.stop(seat.number)
-        self._crew.close()
-
-    def __enter__(self) -> Fleet:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _attend(self, seconds: float | None) -> None:
-        """Hear what there is to hear within ``seconds``, replace whoever is lost, hand out plans."""
-        for event in self._crew.wait(seconds):
-            self._heed(self._ledger.seats[event.seat], event)
-        for seat in self._ledger.seats:
-            if time.monotonic() > self._deadline(seat):
-                self._replace(seat, Fault(self._overdue(seat)))
-        for seat, order in self._ledger.deal(time.monotonic()):
-            fresh = order.version != seat.version
-            weights = Weights(order.version, self._packed[order.version]) if fresh else None
-            seat.version = order.version
-            self._crew.give(seat.number, order.plan, weights)
-
-    def _heed(self, seat: Seat, event: Event) -> None:
-        match event.news:
-            case Ready():
-                seat.ready, seat.failed_starts = True, 0
-            case Rollout() as rollout:
-                seconds = {**rollout.seconds, "transfer": event.transfer}
-                self._ledger.finish(seat, rollout._replace(seconds=seconds), time.monotonic())
-            case Fault() as fault:
-                self._replace(seat, fault)
-
-    def _replace(self, seat: Seat, fault: Fault) -> None:
-        if fault.unavailable:
-            raise EnvUnavailable(fault.unavailable)
-        doing = self._blame(seat, fault)
-        self._crew.stop(seat.number)
-        self._ledger.vacate(seat, time.monotonic())
-        self._start(seat)
-        self.restarts += 1
-        self._warn(f"worker {seat.number} {fault.what} while {doing}: it was replaced, nothing is lost")
-
-    def _blame(self, seat: Seat, fault: Fault) -> str:
-        """What the worker was doing; the end, if too many have failed at it."""
-        if not seat.ready:
-            doing, seat.failed_starts = "starting", seat.failed_starts + 1
-            last = seat.failed_starts == ATTEMPTS or bool(fault.traceback)
-        elif seat.held:
-            order: Order = seat.held[0]
-            doing, order.faults = f"playing plan {order.plan.number}", order.faults + 1
-            last = order.faults == ATTEMPTS
-        else:
-            doing, last = "idle", False
-        if last:
-            after = "" if fault.traceback and not seat.ready else f", the {ATTEMPTS}rd worker in a row"
-            told = f"\n\n{fault.traceback}" if fault.traceback else ""
-            raise WorkerError(f"worker {seat.number} {fault.what} while {doing}{after}{told}")
-        return doing
-
-    def _start(self, seat: Seat) -> None:
-        seat.since = time.monotonic()
-        self._crew.start(seat.number)
-
-    def _deadline(self, seat: Seat) -> float:
-        if not seat.ready:
-            return seat.since + START_LIMIT
-        return seat.since + self._timeout if seat.held else math.inf
-
-    def _patience(self) -> float | None:
-        first = min(self._deadline(seat) for seat in self._ledger.seats)
-        return None if first == math.inf else max(0.0, first - time.monotonic())
-
-    def _overdue(self, seat: Seat) -> str:
-        if seat.ready:
-            return f"took longer than rollout.timeout={self._timeout:g} s"
-        return f"took longer than {START_LIMIT:g} s"
-
-    def _forget(self) -> None:
-        for version in self._packed.keys() - self._ledger.versions() - {self._version}:
-            del self._packed[version]
-            self._crew.forget(version)
+    def _join(self, ray: Any, address: str) -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            advice = "start one with `ray start --head`"
+            raise ConnectionError(f"ray.address={address}: no Ray cluster answers there; {advice}") from error
+        self._connected = True
+        cores = ray.cluster_resources().get("CPU", 0)
+        if self._cores > cores:
+            self._warn(f"workers reserve {self._cores} cores, the cluster has {cores:g}: some wait until it grows")
 
 
 class RayCrew(Crew):
-    """An actor per worker, wherever Ray finds ``cpus_per_worker`` cores; GPUs are left to the learner.
+    """An actor per worker, wherever Ray finds the cores; GPUs are left to the learner.
 
-    With ``address`` it joins that cluster. Without, and if this process has not started Ray already, it starts Ray on
-    this machine, reachable from this machine alone, and ends it with `close`. Ray is imported and reached with the
-    first `start`.
+    Actors are not restarted by Ray: the fleet does that, as for processes.
     """
 
-    def __init__(
-        self,
-        make_worker: Callable[[], Worker],
-        workers: int,
-        *,
-        address: str | None,
-        dashboard: bool,
-        cpus_per_worker: float,
-        warn: Callable[[str], None],
-    ) -> None:
+    def __init__(self, make_worker: Callable[[], Worker], cluster: RayCluster, cpus_per_worker: float) -> None:
         self._pickled = pickle.dumps(make_worker)
-        self._workers, self._cpus, self._warn = workers, cpus_per_worker, warn
-        self._address, self._dashboard = address, dashboard
+        self._cluster = cluster
+        self._resources = {"num_cpus": cpus_per_worker, "num_gpus": 0}
         self._ray: Any = None
-        self._ours = False
         self._actors: dict[int, Any] = {}
         self._promised: dict[int, deque[Any]] = {}
         self._stored: dict[int, Any] = {}
 
     def start(self, seat: int) -> None:
         if self._ray is None:
-            self._reach()
-        actor = self._ray.remote(Player).options(
-            num_cpus=self._cpus, num_gpus=0, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
+            self._ray = self._cluster.reach()
+        recipe = self._ray.remote(Player).options(
+            **self._resources, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )
-        self._actors[seat] = actor.remote(self._pickled)
+        self._actors[seat] = recipe.remote(self._pickled)
         self._promised[seat] = deque([self._actors[seat].begin.remote()])
 
     def give(self, seat: int, plan: Plan, weights: Weights | None) -> None:
@@ -258,8 +185,9 @@ class RayCrew(Crew):
         try:
             news = self._ray.get(self._promised[seat].popleft())
         except self._ray.exceptions.RayError as error:
-            return Event(seat, Fault(f"is lost ({_first_line(error)})"))
+            return Event(seat, Fault(f"was lost ({str(error).strip().partition(chr(10))[0]})", str(error)))
         if isinstance(news, Rollout):
+            # Arrays in the object store cannot be written and hold their memory there.
             news = news._replace(records=[{k: np.array(v) for k, v in record.items()} for record in news.records])
         return Event(seat, news, time.perf_counter() - began)
 
@@ -275,12 +203,5 @@ class RayCrew(Crew):
         for seat in list(self._actors):
             self.stop(seat)
         self._stored.clear()
-        if self._ours:
-            self._ray.shutdown()
+        self._cluster.leave(self._ray)
         self._ray = None
-
-    def _reach(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-        ...

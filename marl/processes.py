@@ -182,6 +182,6 @@ def _read(handle: int) -> bytes:
 
 def _nameless() -> IO[bytes]:
     """A file that is gone with its last holder; in memory where the system has such files."""
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):
         return open(os.memfd_create("marl"), "w+b")
     return tempfile.TemporaryFile()

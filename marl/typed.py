@@ -79,7 +79,7 @@ def _assign(node: DictConfig, head: str, whole: str, value: Any) -> None:
     config = OmegaConf.get_type(node)
     assert config is not None
     hint = get_type_hints(config)[head]
-    if hint is int and isinstance(value, float) and value.is_integer():
+    if int in (hint, *get_args(hint)) and isinstance(value, float) and value.is_integer():
         value = int(value)
     try:
         node.merge_with({head: value})

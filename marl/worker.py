@@ -86,10 +86,14 @@ class Tape:
 
 
 class Worker:
-    """A copy of the parts and of the environment."""
+    """A copy of the parts and of the environment.
 
-    def __init__(self, parts: Parts, env: BatchedEnv, seed: int) -> None:
-        self.parts, self.env, self.seed = parts, env, seed
+    Args:
+        limits_end: a time limit is recorded as terminal, as if it were a rule of the task.
+    """
+
+    def __init__(self, parts: Parts, env: BatchedEnv, seed: int, *, limits_end: bool = False) -> None:
+        self.parts, self.env, self.seed, self.limits_end = parts, env, seed, limits_end
         for _, part in parts.named():
             part.eval().requires_grad_(False)
         written = [column for _, part in parts.named() for column in part.columns().items()]
@@ -117,7 +121,7 @@ class _Game:
     """The episodes of one plan while they are played."""
 
     def __init__(self, worker: Worker, plan: Plan) -> None:
-        self.plan, self.env, self.tape = plan, worker.env, worker._tape
+        self.plan, self.env, self.tape, self.limits_end = plan, worker.env, worker._tape, worker.limits_end
         self.q = worker.parts.q
         self.interventions = worker.parts.interventions if plan.interventions else ()
         self.dice = Dice(worker.seed, plan.purpose, plan.numbers)
@@ -181,10 +185,11 @@ class _Game:
 
     def _record_outcome(self, moments: Moments, step: int) -> None:
         self.tape.write("reward", step, moments.reward)
-        self.tape.write("terminal", step, moments.terminal)
+        over = moments.terminal | moments.truncated
+        self.tape.write("terminal", step, over if self.limits_end else moments.terminal)
         self._write_env(moments, step, "steps")
         self.lengths += self.live
-        ended = self.live & (moments.terminal | moments.truncated)
+        ended = self.live & over
         self._write_env(moments, None, "episode", ended)
         self.live &= ~ended
 

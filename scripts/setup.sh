@@ -5,8 +5,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-torch=${TORCH:-torch==2.13.0}
-torch_index=${TORCH_INDEX:-}
 football=${FOOTBALL:-}
 
 engine_version=2.10.2
@@ -27,6 +25,7 @@ trap '[[ -z $build ]] || rm -rf "$build"' EXIT
 main() {
   lock_clone
   choose_python
+  choose_torch
   key=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d ' ' -f 1)
   key="$key $torch $torch_index $version $PWD"
   decide_football
@@ -67,6 +66,15 @@ choose_python() {
     3.10 | 3.11 | 3.12 | 3.13) ;;
     *) stop "$python is Python $version and marl needs 3.10 to 3.13; choose another: make PYTHON=..." ;;
   esac
+}
+
+# What was asked for once holds for this .venv until something else is asked for.
+choose_torch() {
+  if [[ -z ${TORCH:-}${TORCH_INDEX:-} && -n $environment_ready && -f .venv/.stamps/torch-choice ]]; then
+    { read -r TORCH && read -r TORCH_INDEX; } <.venv/.stamps/torch-choice
+  fi
+  torch=${TORCH:-torch==2.13.0}
+  torch_index=${TORCH_INDEX:-}
 }
 
 has_boost() { compgen -G "/usr/lib/*/libboost_python${version/./}.so" >/dev/null; }
@@ -145,6 +153,7 @@ make_environment() {
     pip_install --upgrade pip
   fi
   stamp environment "$version"
+  stamp torch-choice "${TORCH:-}"$'\n'"${TORCH_INDEX:-}"
 }
 
 # Before all else: what depends on torch would take its largest build where this has taken the one asked for.

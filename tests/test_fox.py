@@ -23,9 +23,11 @@ from algos.formation.counts import CountTable, fingerprints
 from algos.formation.novelty import count_bonus
 from algos.formation.prediction import Balance, Encoder, FormationDecoder, Gaussian, HistoryDecoder, Trio, predict
 from algos.formation.vectors import draw_projection, formations
+from envs import meet
+from marl.config import Settings, check
 from marl.dice import Dice, Noise
 from marl.ops import lambda_returns
-from marl.types import Episodes, EnvSpec, View
+from marl.types import EnvSpec, Episodes, View
 
 SPEC = EnvSpec(
     "field", n_agents=3, n_actions=5, obs_dim=7, state_dim=6, horizon=12, state_groups={"positions": tuple(range(6))}
@@ -158,7 +160,9 @@ def football_view(left, right, ball):
         mates = [mate - me for j, mate in enumerate(left) if j != i]
         still = np.zeros(2 * len(left))
         foes = [foe - me for foe in right]
-        rows.append(np.concatenate([me, *mates, still, *foes, np.zeros(2 * len(right)), ball[:2] - me, ball[2:], [0, 0, 0]]))
+        rows.append(
+            np.concatenate([me, *mates, still, *foes, np.zeros(2 * len(right)), ball[:2] - me, ball[2:], [0, 0, 0]])
+        )
     return np.array(rows)
 
 
@@ -406,7 +410,9 @@ def test_blocks_of_moments_do_not_matter(monkeypatch):
 def test_half_precision_ranks_alike():
     torch.manual_seed(0)
     decoder, latents, formation = FormationDecoder(64, 128, 12), laws(400, 3, 64), torch.rand(400, 12)
-    exact, fast = (judged(decoder, latents, formation, 20, dtype).gain.mean(-1) for dtype in (torch.float32, torch.bfloat16))
+    exact, fast = (
+        judged(decoder, latents, formation, 20, dtype).gain.mean(-1) for dtype in (torch.float32, torch.bfloat16)
+    )
     for agent in range(3):
         ranks = torch.stack([exact[:, agent], fast[:, agent]]).argsort(-1).argsort(-1).float()
         assert torch.corrcoef(ranks)[0, 1] > 0.99
@@ -455,7 +461,9 @@ def test_the_gain_is_the_error_of_the_marginals():
 def test_normalisation(shift, worth):
     gain = torch.tensor([2.0, 5.0, 3.0])[:, None, None]
     for repaired in (True, False):
-        torch.testing.assert_close(normalised(gain, torch.ones(1), shift, repaired=repaired).flatten(), torch.tensor(worth))
+        torch.testing.assert_close(
+            normalised(gain, torch.ones(1), shift, repaired=repaired).flatten(), torch.tensor(worth)
+        )
 
 
 def test_a_flat_gain_gives_nothing_where_the_released_code_gives_not_a_number():
@@ -790,15 +798,16 @@ def test_profiles():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"profile": "fixd"}, "algo.profile=fixd: .*fixed, reference"),
+        ({"profile": "fixd"}, "algo.profile=fixd: .*fixed, reference; did you mean fixed"),
         ({"hash_init": "normal"}, "algo.hash_init=normal: .*gaussian, uniform01"),
-        ({"table_capacity": 1000}, "algo.table_capacity=1000: .*power of two"),
+        ({"kl_weight": -1.0}, "algo.kl_weight=-1.0: .*0 and more"),
         ({"hash_bits": 0}, "algo.hash_bits=0: .*1 to 24"),
+        ({"bonus_dtype": "float16"}, "algo.bonus_dtype=float16: .*bfloat16, float32"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        fox.Config(**settings)
+        check(Settings(algo=fox.Config(**settings), env=meet.Config()))
 
 
 def test_cadence_follows_the_settings():

@@ -198,7 +198,7 @@ def test_fixed_agents_must_keep_their_players() -> None:
     hop = frame()._replace(controlled=(0, 2, 3))
     with pytest.raises(RuntimeError, match=r"env\.mapping=fixed: .*\(1, 2, 3\).*\(0, 2, 3\)"):
         grf.Football(grf.Config(), lambda: Script(hop)).reset(0)
-    with pytest.raises(RuntimeError, match="env.mapping=fixed"):
+    with pytest.raises(RuntimeError, match=r"env\.mapping=fixed"):
         play(frame(), hop).step(IDLE)
     assert play(frame(), hop, config=grf.Config(mapping="legacy")).step(IDLE).reward == 0.0
 
@@ -226,7 +226,7 @@ def test_wrong_values_are_named_in_one_line(config: grf.Config, message: str) ->
 
 def test_a_missing_engine_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gfootball_engine", None)
-    with pytest.raises(EnvUnavailable, match="make setup.*gfootball==2.10.2") as refused:
+    with pytest.raises(EnvUnavailable, match=r"make setup.*gfootball==2.10.2") as refused:
         grf.probe(grf.Config())
     assert "\n" not in str(refused.value)
 
@@ -236,7 +236,7 @@ def test_a_missing_library_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "gfootball_engine.py").write_text(f"raise ImportError({missing!r})")
     monkeypatch.delitem(sys.modules, "gfootball_engine", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EnvUnavailable, match="libboost_python311.*apt-get install .*libboost-python-dev") as refused:
+    with pytest.raises(EnvUnavailable, match=r"libboost_python311.*apt-get install .*libboost-python-dev") as refused:
         grf.probe(grf.Config())
     assert "\n" not in str(refused.value)
 
@@ -461,5 +461,5 @@ def test_the_renderer_films_every_copy_and_disturbs_none(start: Start) -> None:
     assert not np.array_equal(*pictures)
     other = start(render=True, render_width=640, render_height=360)
     other.reset([1])
-    with pytest.raises(EnvUnavailable, match="render_width=640"):
+    with pytest.raises(EnvUnavailable, match=r"render_width=640"):
         other.render()

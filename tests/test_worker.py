@@ -17,12 +17,12 @@ from marl.worker import EVALUATE, TRAIN, Plan, Worker
 from tests.toys import HORIZON, Clockwork
 
 
-def worker(size=4, *interventions, seed=3):
+def worker(size=4, *interventions, seed=3, **kw):
     torch.manual_seed(0)
     parts = algos.assemble(Clockwork.spec, qmix.Config(hidden=8))
     for part in interventions:
         parts = parts.with_intervention(part)
-    return Worker(parts, SideBySide(Clockwork, size), seed)
+    return Worker(parts, SideBySide(Clockwork, size), seed, **kw)
 
 
 def plan(episodes=4, first=0, **kw):
@@ -51,6 +51,12 @@ def test_a_record_tells_what_happened():
         np.testing.assert_array_equal(record["alive"][:, 1], time < 3)
         assert record["terminal"].tolist() == [False] * (length - 1) + [seed % 2 == 1]
         assert record["won"] == (length > 4)
+
+
+def test_a_time_limit_may_be_a_rule_of_the_task():
+    cut, ruled = worker().play(plan(4)), worker(limits_end=True).play(plan(4))
+    assert {bool(record["terminal"][-1]) for record in cut.records} == {True, False}
+    assert all(record["terminal"][-1] and not record["terminal"][:-1].any() for record in ruled.records)
 
 
 def test_only_available_actions_are_chosen():

@@ -26,7 +26,8 @@ def position_features(spec: EnvSpec, source: str) -> tuple[int, ...] | None:
         return None
     divisible = [name for name, group in spec.state_groups.items() if len(group) % spec.n_agents == 0]
     if source not in divisible:
-        raise ValueError(f"algo.formation_source={source}: not of env={spec.name}; allowed: {', '.join(['obs', *divisible])}")
+        allowed = ", ".join(["obs", *divisible])
+        raise ValueError(f"algo.formation_source={source}: not of env={spec.name}; allowed: {allowed}")
     return tuple(spec.state_groups[source])
 
 

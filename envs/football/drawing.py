@@ -61,4 +61,5 @@ class Pitch:
             outside = np.maximum(np.abs(across - centre) - reach, down - half)
             distance = np.minimum(distance, np.abs(outside))
         cover = np.clip(0.8 - distance * self._scale + 0.2, 0, 1)[..., None]
-        return (np.array(_GRASS) * (1 - cover) + np.array(_LINE) * cover).astype(np.uint8)
+        marked: Array = (np.array(_GRASS) * (1 - cover) + np.array(_LINE) * cover).astype(np.uint8)
+        return marked

@@ -69,6 +69,8 @@ class Engine:
         self.match: Match | None = None
         self.episode = 0
         self._openings: dict[int, bytes] = {}
+        self._info: library.SharedInfo  # of the last step; there is none before the first episode
+        self._mode, self._owner, self._lead, self._stopped = -1, _NOBODY, 0, 0
 
     def begin(self, match: Match, seed: int) -> Frame:
         """Start the episode that ``seed`` (0 to 2**32 - 1) fixes, whatever was played before.
@@ -108,7 +110,8 @@ class Engine:
 
     def snapshot(self) -> bytes:
         """The moment as a state that another engine with the same match can load."""
-        return self._game.get_state("")
+        state: bytes = self._game.get_state("")
+        return state
 
     def scene(self) -> Scene:
         """Everybody's place."""

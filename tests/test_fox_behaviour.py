@@ -1,0 +1,197 @@
+"""Risk: FoX computes what its specification says and yet explores no better for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from algos import assemble, fox, qmix
+from algos.factored import Optimizer
+from algos.formation.novelty import FormationNovelty
+from marl.dice import Noise
+from marl.env import BatchedEnv, Moments
+from marl.learner import Learner, Pace
+from marl.replay import Replay
+from marl.types import Array, Episodes, EnvSpec
+from marl.worker import EVALUATE, TRAIN, Plan, Worker
+
+pytestmark = pytest.mark.slow
+
+SEEDS = range(5)
+COPIES = 8
+MOVES = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+
+
+class Grid(BatchedEnv):
+    """Three agents on a ``side`` x ``side`` grid; each sees where it is and where the others are from it.
+
+    With a ``triangle``, places of the second and third agent relative to the first, standing so ends the episode with
+    reward 1. Without one there is nothing to gain.
+    """
+
+    def __init__(self, copies: int, side: int, horizon: int, triangle: Sequence[tuple[int, int]] | None = None) -> None:
+        self.size, self.side, self.horizon = copies, side, horizon
+        self.triangle = None if triangle is None else np.array(triangle)
+        self.spec = EnvSpec("grid", n_agents=3, n_actions=len(MOVES), obs_dim=6, state_dim=6, horizon=horizon)
+
+    def reset(self, seeds: Sequence[int]) -> Moments:
+        self.places = np.full((len(seeds), 3, 2), self.side // 2)
+        self.clock = np.zeros(len(seeds), int)
+        self.rewards = np.zeros(len(seeds), np.float32)
+        return self._moments()
+
+    def step(self, actions: Array, live: Array) -> Moments:
+        moved = np.clip(self.places + MOVES[actions], 0, self.side - 1)
+        self.places = np.where(live[:, None, None], moved, self.places)
+        self.clock += live
+        self.rewards = (self._formed() & live).astype(np.float32)
+        return self._moments()
+
+    def _formed(self) -> Array:
+        if self.triangle is None:
+            return np.zeros(len(self.places), bool)
+        return (self.places[:, 1:] - self.places[:, :1] == self.triangle).all((1, 2))
+
+    def _moments(self) -> Moments:
+        scaled = self.places / (self.side - 1)
+        others = np.array([[1, 2], [0, 2], [0, 1]])
+        relative = scaled[:, others] - scaled[:, :, None]
+        obs = np.concatenate([scaled[:, :, None], relative], 2).reshape(-1, 3, 6).astype(np.float32)
+        avail = np.ones((len(obs), 3, len(MOVES)), bool)
+        formed = self.rewards > 0
+        late = (self.clock >= self.horizon) & ~formed
+        return Moments(obs, scaled.reshape(-1, 6).astype(np.float32), avail, self.rewards, formed, late, {})
+
+    def render(self, copy: int = 0) -> Array:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Run:
+    """A learner and one who plays for it, an update per episode."""
+
+    def __init__(self, config, world: Grid, seed: int) -> None:
+        torch.manual_seed(seed)
+        parts = assemble(world.spec, config)
+        replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 2000, torch.device("cpu"))
+        self.learner = Learner(parts, replay, Pace(batch=8, updates_per_episode=1.0, burn_in=32), seed)
+        self.worker = Worker(assemble(world.spec, config), world, seed)
+        self.plans = 0
+
+    def play(self, epsilon: float) -> list:
+        """Eight training episodes, learned from."""
+        self.worker.load(self.learner.weights())
+        plan = Plan(self.plans, TRAIN, COPIES * self.plans, COPIES, epsilon)
+        self.plans += 1
+        records = self.worker.play(plan).records
+        for record in records:
+            self.learner.absorb(record)
+            self.told = self.learner.improve()
+        return records
+
+    def success(self, episodes: int) -> float:
+        """Share of greedy episodes that end with the reward."""
+        self.worker.load(self.learner.weights())
+        plans = [Plan(0, EVALUATE, first, COPIES) for first in range(0, episodes, COPIES)]
+        returns = [record["reward"].sum() for plan in plans for record in self.worker.play(plan).records]
+        return float(np.mean(returns))
+
+    @property
+    def steps(self) -> int:
+        return self.learner.clock.steps
+
+
+def plain():
+    """QMIX with everything FoX has in common with it."""
+    optimizer = Optimizer("rmsprop", lr=5e-4, alpha=0.99, eps=1e-5)
+    return qmix.Config(td_lambda=0.0, td_weight=1.0, optimizer=optimizer)
+
+
+def histories_that_tell(seed, weight):
+    """An `fox` part and batches whose formation is a fixed, squashed, linear function of the team's histories."""
+    spec = EnvSpec("told", n_agents=3, n_actions=5, obs_dim=8, state_dim=8, horizon=20)
+    torch.manual_seed(seed)
+    parts = assemble(spec, fox.Config(kl_weight=weight))
+    for _, part in parts.named():
+        part.equip()
+    readout = torch.randn(64, 12)
+    rng = np.random.default_rng(seed)
+
+    def batch():
+        shape = (16, 20, 3)
+        blank = Episodes(
+            obs=torch.tensor(rng.standard_normal((16, 21, 3, 8)), dtype=torch.float32),
+            state=torch.zeros(16, 21, 8),
+            avail=torch.ones(16, 21, 3, 5, dtype=torch.bool),
+            actions=torch.tensor(rng.integers(0, 5, shape)),
+            executed=torch.zeros(shape, dtype=torch.long),
+            reward=torch.zeros(16, 20),
+            terminal=torch.zeros(16, 20, dtype=torch.bool),
+            mask=torch.ones(16, 20),
+        )
+        with torch.no_grad():
+            formation = 1000 * (parts.q.histories(blank).sum(2) @ readout).sigmoid()
+        partner = torch.tensor([[1, 0, 0], [2, 2, 1]], dtype=torch.uint8).expand(16, 21, 2, 3)
+        columns = {"formation": formation, "farthest": partner[:, :, 0], "nearest": partner[:, :, 1]}
+        return replace(blank, columns=columns)
+
+    return parts, batch
+
+
+@pytest.mark.parametrize(("weight", "low", "high"), [(1e-5, 0.3, 1.0), (1.0, -1.0, 0.1)])
+def test_fnet_learns_what_histories_tell_unless_latents_collapse(weight, low, high):
+    parts, batch = histories_that_tell(0, weight)
+    for phase in range(80):
+        stats = parts.bonuses[1].fit(batch(), parts.q, Noise(0, phase))
+    assert low < stats["fnet/r2"] < high, stats
+    assert (stats["fnet/kl"] < 0.01) == (weight == 1.0), stats
+
+
+def formations_visited(config, seed: int) -> int:
+    run = Run(config, Grid(COPIES, side=9, horizon=50), seed)
+    torch.manual_seed(99)
+    ruler = FormationNovelty(
+        run.worker.env.spec,
+        beta=0.0,
+        shift="nonneg",
+        decimals=1,
+        bits=9,
+        law="gaussian",
+        capacity=10**6,
+        source="obs",
+        requery=False,
+        repaired=True,
+    )
+    while run.steps < 20_000:
+        for record in run.play(epsilon=0.05):
+            ruler.annotate(Episodes.of_records([record], run.worker.env.spec.fields()))
+    return ruler.table.size
+
+
+def test_counting_formations_explores_more_of_them_and_awareness_does_not_harm():
+    base = np.median([formations_visited(plain(), seed) for seed in SEEDS])
+    counted = np.median([formations_visited(fox.Config(beta1=0.1, beta2=0.0), seed) for seed in SEEDS])
+    aware = np.median([formations_visited(fox.Config(beta1=0.1, beta2=0.01), seed) for seed in SEEDS])
+    assert counted >= 1.2 * base, (base, counted, aware)
+    assert aware >= counted, (base, counted, aware)
+
+
+def steps_to_success(config, seed: int, limit: int = 40_000) -> int:
+    run = Run(config, Grid(COPIES, side=7, horizon=20, triangle=[(3, 0), (0, 3)]), seed)
+    while run.steps < limit:
+        run.play(epsilon=max(0.05, 1 - run.steps / 10_000))
+        if run.plans % 10 == 0 and run.success(16) >= 0.8:
+            return run.steps
+    return limit
+
+
+def test_fox_finds_a_formation_that_alone_is_rewarded_sooner():
+    base = np.median([steps_to_success(plain(), seed) for seed in SEEDS])
+    fast = np.median([steps_to_success(fox.Config(beta1=0.01, beta2=0.01), seed) for seed in SEEDS])
+    assert fast < base, (base, fast)
