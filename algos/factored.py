@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from marl.config import count, number, one_of
 from marl.dice import EXPLORATION, Dice, Noise
 from marl.nets import AgentNet
 from marl.ops import best_available, chosen_value, epsilon_greedy, lambda_returns, masked_mean
@@ -20,20 +21,18 @@ from marl.types import Episodes, EnvSpec, View
 class Optimizer:
     """How the value's parameters change."""
 
-    name: str = "adam"  # adam | rmsprop
-    lr: float = 1e-3
-    alpha: float = 0.99  # rmsprop: decay of the squared gradient
-    eps: float = 1e-8
-    clip: float = 10.0  # global gradient norm
+    name: str = one_of("adam", "rmsprop")
+    lr: float = number(1e-3, above=0)
+    alpha: float = number(0.99, least=0, most=1)  # rmsprop: decay of the squared gradient
+    eps: float = number(1e-8, above=0)
+    clip: float = number(10.0, above=0)  # global gradient norm
 
     def make(self, name: str, parameters: list[nn.Parameter]) -> Descent:
         """The optimiser of ``parameters``, known as ``name`` in errors and checkpoints."""
         if self.name == "adam":
             return Descent(name, torch.optim.Adam(parameters, lr=self.lr, eps=self.eps), self.clip)
-        if self.name == "rmsprop":
-            optimizer = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
-            return Descent(name, optimizer, self.clip)
-        raise ValueError(f"algo.optimizer.name={self.name}: not an optimiser; allowed: adam, rmsprop")
+        optimizer = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
+        return Descent(name, optimizer, self.clip)
 
 
 @dataclass
@@ -41,15 +40,15 @@ class FactoredConfig:
     """What every factored value has to choose."""
 
     name: str = "factored"
-    hidden: int = 64  # units of the agent's GRU
+    hidden: int = count(64)  # units of the agent's GRU
     agent_id: bool = True  # feed the agent its index; False: agents are told apart by their observations alone
     last_action: bool = True  # feed the agent its previous choice
-    gamma: float = 0.99
-    td_lambda: float = 0.6  # 0: one-step targets
+    gamma: float = number(0.99, least=0, most=1)
+    td_lambda: float = number(0.6, least=0, most=1)  # 0: one-step targets
     double_q: bool = True  # the live network chooses the action that the delayed one values
-    td_weight: float = 0.5  # factor before the squared error: PyMARL2 1/2, PyMARL 1
-    target_every_episodes: int = 200  # hard copy
-    target_tau: float = 0.0  # if positive: soft copy after every update instead
+    td_weight: float = number(0.5, above=0)  # factor before the squared error: PyMARL2 1/2, PyMARL 1
+    target_every_episodes: int = count(200)  # hard copy
+    target_tau: float = number(0.0, least=0, most=1)  # if positive: soft copy after every update instead
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 

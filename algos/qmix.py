@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
+from marl.config import count
 from marl.nets import Monotonic
 from marl.parts import Parts
 from marl.types import EnvSpec
@@ -15,8 +16,8 @@ class Config(FactoredConfig):
     """The mixer's sizes."""
 
     name: str = "qmix"
-    mixing_embed: int = 32
-    hyper_embed: int = 64  # hidden units of the networks that make the mixer's weights
+    mixing_embed: int = count(32)
+    hyper_embed: int = count(64)  # hidden units of the networks that make the mixer's weights
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:

@@ -159,8 +159,8 @@ def _play(env: BatchedEnv, seeds: Sequence[int], faults: Faults, hold: bool = Fa
         moments = env.step(actions, live)
         if not (np.array_equal(actions, given[0]) and np.array_equal(live, given[1])):
             faults.add("step changes the arrays it is given")
-        for row in np.flatnonzero(given[1]).tolist():
-            traces[row].append(_told(moments, row))
+        for played in np.flatnonzero(given[1]).tolist():
+            traces[played].append(_told(moments, played))
         place = f"step {max(map(len, traces)) - 1}"
         look(spec, moments, len(seeds), place, faults)
         for name, array in everything(moments).items():

@@ -180,10 +180,10 @@ class Meet(BatchedEnv):
         obs[:, :, :2] = position / far
         obs[:, 0, 2] = 1.0
         obs[:, 0, 3:5] = np.sign(place - position[:, 0])
-        obs[:, :, 5:] = np.sign(position[:, self._mates] - position[:, :, None]).reshape(len(rows), n, -1)
+        obs[:, :, 5:] = np.sign(position[:, self._mates] - position[:, :, None]).reshape(len(rows), n, 2 * (n - 1))
         now.obs[rows] = obs
-        places, whole = np.concatenate([position, place[:, None]], 1).reshape(len(rows), -1), 2 * n + 2
-        now.state[rows, :whole] = places / far
+        places, whole = np.concatenate([position, place[:, None]], 1), 2 * n + 2
+        now.state[rows, :whole] = places.reshape(len(rows), whole) / far
         now.state[rows, whole] = self._gathered[rows] / n
         now.state[rows, whole + 1] = self._time[rows] / self.spec.horizon
         avail = self._inside[position[..., 0], position[..., 1]]

@@ -17,31 +17,26 @@ Conventions:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import refusal, without_screen
+from envs import refusal
+from envs.zoo import EXAMPLE, build
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
 from marl.types import Array, Column, EnvSpec
 
 REWARDS = ("sum", "mean")
 STATES = ("auto", "native", "observations")
-VERSIONS = {"mpe2": "mpe2==1.0.0"}
-"""From 1.1 it brings pygame-ce, which overwrites the pygame of other worlds."""
 
 
 @dataclass
 class Config:
     name: str = "pettingzoo"
-    id: str = "mpe2.simple_spread_v3"  # importable module with a `parallel_env`
+    id: str = EXAMPLE  # importable module with a `parallel_env`
     kwargs: dict[str, Any] = field(default_factory=dict)  # passed to `parallel_env`
     reward: str = "sum"  # sum | mean over the team
     state: str = "auto"  # auto | native | observations
@@ -71,66 +66,6 @@ class Survey(NamedTuple):
     unpadded: Array | None
     """Places of the observations in the padded ones in a row; None where nothing is padded."""
     native_state: bool
-
-
-def load(config: Config) -> Callable[..., Any]:
-    """`parallel_env` of the configured module.
-
-    Raises:
-        EnvUnavailable: a package is missing.
-        ValueError: no such environment.
-    """
-    package, _, rest = config.id.partition(".")
-    if not rest:
-        raise refusal("env.id", config.id, f"allowed are module paths such as {Config.id}")
-    without_screen()
-    for needed in ("pettingzoo", package):
-        if find_spec(needed) is None:
-            what = VERSIONS.get(needed, needed)
-            raise EnvUnavailable(f"env.id={config.id} needs the package {needed}: pip install {what}")
-    try:
-        found = import_module(config.id)
-    except ModuleNotFoundError as error:
-        if error.name is not None and config.id.startswith(error.name):
-            raise refusal("env.id", config.id, {Config.id, *environments_near(config.id)}) from error
-        raise EnvUnavailable(f"env.id={config.id} needs the module {error.name}: pip install {error.name}") from error
-    except ImportError as error:
-        raise EnvUnavailable(f"env.id={config.id}: {str(error).splitlines()[0]}") from error
-    if "parallel_env" not in vars(found):
-        raise refusal("env.id", config.id, "allowed are modules with a parallel_env, which this one lacks")
-    return found.parallel_env  # type: ignore[no-any-return]
-
-
-def environments_near(path: str) -> list[str]:
-    """The versioned modules of the nearest existing package above a module path."""
-    above = path.rpartition(".")[0]
-    while "." in above and find_spec(above) is None:
-        above = above.rpartition(".")[0]
-    inside = vars(import_module(above)).get("__path__", ())
-    return [f"{above}.{entry.name}" for entry in iter_modules(inside) if re.search(r"_v\d+$", entry.name)]
-
-
-def build(config: Config, **more: Any) -> Any:
-    """One PettingZoo environment."""
-    parallel_env = load(config)
-    try:
-        return without_checks(parallel_env(**{**config.kwargs, **more}))
-    except TypeError as error:
-        raise refusal("env.kwargs", config.kwargs, f"{config.id} refuses them: {error}") from error
-
-
-def without_checks(world: Any) -> Any:
-    """The same world; its checks of order and bounds cost a fifth of a step, and the adapter obeys both."""
-    from pettingzoo.utils.conversions import aec_to_parallel_wrapper  # type: ignore[import-untyped]
-    from pettingzoo.utils.wrappers import (  # type: ignore[import-untyped]
-        AssertOutOfBoundsWrapper,
-        OrderEnforcingWrapper,
-    )
-
-    if isinstance(world, aec_to_parallel_wrapper):
-        while isinstance(world.aec_env, (OrderEnforcingWrapper, AssertOutOfBoundsWrapper)):
-            world.aec_env = world.aec_env.env
-    return world
 
 
 def seat(config: Config, agent: str, observed: Any, acted: Any) -> Seat:
@@ -173,7 +108,7 @@ def survey(config: Config) -> Survey:
         raise refusal("env.reward", config.reward, REWARDS)
     if config.state not in STATES:
         raise refusal("env.state", config.state, STATES)
-    world = build(config)
+    world = build(config.id, config.kwargs)
     agents = list(world.possible_agents)
     seats = {a: seat(config, a, world.observation_space(a), world.action_space(a)) for a in agents}
     n_actions = max(s.n_actions for s in seats.values())
@@ -237,7 +172,7 @@ class ParallelWorld(Env):
 
     def reset(self, seed: int) -> Moment:
         if self._world is None:
-            self._world = build(self._config)
+            self._world = build(self._config.id, self._config.kwargs)
         observations, infos = self._world.reset(seed=seed)
         self._seed = seed
         self._played: list[dict[str, int]] = []
@@ -302,7 +237,7 @@ class ParallelWorld(Env):
         if "rgb_array" not in self._world.metadata.get("render_modes", ()):
             raise EnvUnavailable(f"{self.spec.name} draws no pictures")
         if self._twin is None:
-            self._twin = build(self._config, render_mode="rgb_array")
+            self._twin = build(self._config.id, {**self._config.kwargs, "render_mode": "rgb_array"})
         if self._drawn is None:
             self._twin.reset(seed=self._seed)
             self._drawn = 0

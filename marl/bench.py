@@ -31,7 +31,7 @@ from marl.env import BatchedEnv
 from marl.learner import Learner
 from marl.log import JSON_LINES
 from marl.ops import random_available
-from marl.train import Run
+from marl.run import Run
 from marl.types import Record
 from marl.worker import TRAIN, Plan, Worker
 
@@ -206,4 +206,4 @@ def bench(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(bench, sys.argv[1:], algos.ALGORITHMS, envs.ENVIRONMENTS))
+    sys.exit(cli.run(bench, sys.argv[1:], algos.ALGORITHMS, envs.ENVIRONMENTS, "python -m marl.bench"))

@@ -29,9 +29,7 @@ class Fleet:
     and its plans are given out again, with the same numbers and the same weights.
     """
 
-    def __init__(
-        self, crew: Crew, workers: int, *, ordered: bool, timeout: float, warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, crew: Crew, workers: int, *, ordered: bool, timeout: float, warn: Callable[[str], None]) -> None:
         self.restarts = 0
         """Workers that had to be replaced."""
         self._crew, self._timeout, self._warn = crew, timeout, warn

@@ -22,7 +22,7 @@ from marl.config import Mistake, Settings, count, suggestion
 from marl.fleet import make_fleet
 from marl.statistics import Estimate, mean_interval, success_interval
 from marl.tally import summary
-from marl.train import FILM_SPEED
+from marl.run import FILM_SPEED
 from marl.typed import put, tree
 from marl.types import Array, Record
 from marl.worker import EVALUATE, Plan, Rollout

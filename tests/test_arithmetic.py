@@ -211,5 +211,3 @@ def test_optimisers_take_their_settings():
     clipped = torch.tensor([0.6, 0.8])
     expected = 1 - 0.1 * clipped / ((0.01 * clipped**2).sqrt() + 1e-5)
     torch.testing.assert_close(parameter.data, expected, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="algo.optimizer.name=sgd.*adam, rmsprop"):
-        Optimizer(name="sgd").make("x", [parameter])

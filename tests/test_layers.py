@@ -13,11 +13,11 @@ LEVELS = [
     {"marl.ops", "marl.nets", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel"},
     {"algos", "envs"},
-    {"marl.replay", "marl.worker", "marl.log", "marl.checkpoint", "marl.statistics", "marl.video", "marl.terminal"}
-    | {"marl.progress", "marl.curves"},
-    {"marl.learner", "marl.fleet", "marl.processes", "marl.tally"},
-    {"marl.schedule", "marl.cli"},
-    {"marl.build", "marl.train", "marl.evaluate", "marl.bench", "marl.plot"},
+    {"marl.replay", "marl.worker", "marl.checkpoint", "marl.log", "marl.statistics", "marl.video"}
+    | {"marl.terminal", "marl.progress", "marl.curves", "marl.ledger"},
+    {"marl.learner", "marl.tally", "marl.crew", "marl.processes", "marl.dispatch", "marl.fleet"},
+    {"marl.schedule", "marl.typed", "marl.compose", "marl.runs", "marl.request", "marl.guide", "marl.cli"},
+    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.plot"},
 ]
 COMMANDS = LEVELS[-1]
 FILES = [path for top in ("marl", "algos", "envs") for path in sorted((ROOT / top).rglob("*.py"))]

@@ -12,7 +12,7 @@ import torch
 import algos
 import envs
 from marl import build, cli
-from marl.train import Run
+from marl.run import Run
 from marl.types import View
 
 EXPLORE = ["rollout.epsilon_start=1", "rollout.epsilon_finish=1"]

@@ -6,11 +6,11 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 import algos
@@ -22,69 +22,74 @@ from tests.toys import Clockwork
 
 CONFIGS = {"iql": iql.Config, "qmix": qmix.Config, "vdn": vdn.Config}
 COPIES = 3
-ENGINE = 98_765
-"""What a worker's own child process, a `sleep`, is known by."""
 
 
 class Mishap(Exception):
     """What a troubled world raises."""
 
 
-def _raise() -> None:
-    raise Mishap("the wheel came off")
-
-
-def _unavailable() -> None:
-    raise EnvUnavailable("clockwork cannot run here: wind it up")
-
-
-def _hang() -> None:
-    ctypes.PyDLL(None).sleep(10_000)  # keeps Python's lock: no thread of this process runs any more
-
-
-def _hang_with_engine() -> None:
-    subprocess.Popen(["sleep", str(ENGINE)])
-    _hang()
-
-
-def _busy() -> None:
-    subprocess.Popen(["sleep", str(ENGINE)])
-    while True:
-        pass
-
-
-TROUBLES: dict[str, Callable[[], object]] = {
-    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "segfault": lambda: ctypes.string_at(0),
-    "exit": lambda: os._exit(3),
-    "raise": _raise,
-    "hang": _hang,
-    "hang_with_engine": _hang_with_engine,
-    "busy_with_engine": _busy,
-    "unavailable": _unavailable,
-}
-
-
 @dataclass(frozen=True)
 class Trouble:
-    """Strikes at the second step of an episode, as often as there are lines in ``left``; each line strikes once."""
+    """Strikes at the second step of an episode, as often as it was armed for."""
 
     kind: str
-    left: Path
+    folder: Path
+    engine: str = field(default_factory=lambda: f"98765.{os.getpid()}")
+    """How long the worker's own child process, a `sleep`, would live: it is known by that."""
 
     def arm(self, times: int = 1) -> Trouble:
-        self.left.mkdir()
         for number in range(times):
-            (self.left / str(number)).touch()
+            (self.folder / f"{number}.charge").touch()
+        os.mkfifo(self.folder / "struck")
         return self
 
     def strike(self) -> None:
-        for charge in sorted(self.left.iterdir()):
+        for charge in self.folder.glob("*.charge"):
             try:
                 charge.unlink()
             except FileNotFoundError:
                 continue  # another worker was struck by it
-            TROUBLES[self.kind]()
+            vars(Trouble)[self.kind](self)
+
+    def engines(self) -> list[psutil.Process]:
+        return [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", self.engine]]
+
+    def wait(self, times: int = 1) -> None:
+        """Until so many workers are ``busy``."""
+        pipe = os.open(self.folder / "struck", os.O_RDWR)
+        for _ in range(times):
+            os.read(pipe, 1)
+        os.close(pipe)
+
+    # kinds
+
+    def killed(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def segfault(self) -> None:
+        ctypes.string_at(0)
+
+    def exit(self) -> None:
+        os._exit(3)
+
+    def error(self) -> None:
+        raise Mishap("the wheel came off")
+
+    def unavailable(self) -> None:
+        raise EnvUnavailable("clockwork cannot run here: wind it up")
+
+    def hang(self) -> None:
+        """With an engine running, and with Python's lock: no thread of this process runs any more."""
+        subprocess.Popen(["sleep", self.engine])
+        ctypes.PyDLL(None).sleep(10_000)
+
+    def busy(self) -> None:
+        """With an engine running; whoever reads the pipe ``struck`` is told."""
+        subprocess.Popen(["sleep", self.engine])
+        with open(self.folder / "struck", "w") as pipe:
+            pipe.write("!")
+        while True:
+            pass
 
 
 @dataclass(frozen=True)
@@ -153,22 +158,15 @@ def same(one: list[Rollout], other: list[Rollout]) -> None:
                 assert mine[name].dtype == theirs[name].dtype and mine[name].flags.writeable
 
 
-def linger(backend: str, left: str) -> None:
-    """A learner whose two workers play for ever, until Ctrl-C closes the fleet; it says how far it is."""
-    trouble = Trouble("busy_with_engine", Path(left)).arm(2)
-    crew = fleet(backend, MakeWorker(trouble=trouble), workers=2, warn=print)
-    version = crew.publish(weights())
-    for number in range(4):
-        crew.submit(plan(number), version)
-    Thread(target=_tell_when_played, args=(trouble,), daemon=True).start()
-    try:
-        crew.receive()
-    except KeyboardInterrupt:
-        crew.close()
-        print("closed")
-
-
-def _tell_when_played(trouble: Trouble) -> None:
-    while len(engines()) < 2:
-        time.sleep(0.1)
-    print("playing", flush=True)
+def linger(backend: str, folder: str) -> None:
+    """A learner whose two workers play for ever, until Ctrl-C closes the fleet."""
+    make = MakeWorker(trouble=Trouble("busy", Path(folder)))
+    with fleet(backend, make, workers=2, warn=print) as crew:
+        version = crew.publish(weights())
+        for number in range(4):
+            crew.submit(plan(number), version)
+        try:
+            crew.receive()
+        except KeyboardInterrupt:
+            crew.close()
+            print("closed")

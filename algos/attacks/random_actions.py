@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from marl.config import count, number
 from marl.dice import Dice
 from marl.ops import random_available
 from marl.parts import Intervention, JointQ, Memory
@@ -18,8 +19,8 @@ class Config:
     """When and how often it strikes."""
 
     name: str = "random_actions"
-    probability: float = 0.1  # of an attack at a step (released WALL code)
-    budget: int = 8  # most attacked steps in one episode (K)
+    probability: float = number(0.1, least=0, most=1)  # of an attack at a step (released WALL code)
+    budget: int = count(8, least=0)  # most attacked steps in one episode (K)
 
 
 class RandomActions(Intervention):

@@ -1,0 +1,263 @@
+"""One training run: parts, fleet, the loop that moves data between them, and what is saved of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+import torch
+from safetensors.torch import save_file
+
+from marl import build, checkpoint, cli
+from marl.checkpoint import NoCheckpoint
+from marl.config import Mistake, Settings
+from marl.env import EnvUnavailable
+from marl.learner import Learner
+from marl.log import Log
+from marl.parts import NonFinite
+from marl.replay import ReplayTooLarge
+from marl.schedule import Schedule
+from marl.tally import Tally
+from marl.worker import TRAIN, Plan, Rollout
+
+FILM_SPEED = 10
+"""Frames per second of evaluation videos."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; everything is saved."""
+
+
+class Run:
+    """One training run in its folder."""
+
+    def __init__(self, settings: Settings, learner: Learner, folder: Path) -> None:
+        self.settings, self.learner, self.folder = settings, learner, folder
+        self.schedule: Schedule = build.schedule(settings)
+        self.tally = Tally()
+        self.log = Log(folder, total_steps=settings.steps, terminal=settings.log.terminal)
+        self.fleet = build.fleet(settings, self.log)
+        self.version = 0
+        self.next_log, self.next_save = 0, settings.checkpoint.every_steps
+        self.stop = False
+
+    # the loop
+
+    def play(self) -> None:
+        """Train until ``steps`` environment steps are consumed, then evaluate once more.
+
+        Raises:
+            Stopped: a signal asked for the end; a checkpoint was written.
+            NonFinite: a loss, gradient or weight is not a number; the batch was saved.
+        """
+        clock = self.learner.clock
+        self.version = self.fleet.publish(self.learner.weights())
+        while clock.steps < self.settings.steps:
+            while self.fleet.in_flight < self.settings.rollout.inflight:
+                self.fleet.submit(self.schedule.next(clock), self.version)
+            self._consume(self._receive())
+            if self.stop:
+                self.log.note("stopping: a checkpoint is written; Ctrl-C once more ends at once")
+                self.save()
+                raise Stopped
+        self.save()
+        self._finish()
+
+    def _receive(self) -> Rollout:
+        began = time.perf_counter()
+        rollout = self.fleet.receive()
+        self.tally.spent({"waiting": time.perf_counter() - began, **rollout.seconds})
+        return rollout
+
+    def _consume(self, rollout: Rollout) -> None:
+        if rollout.plan.purpose != TRAIN:
+            self._tell_evaluation(rollout)
+            return
+        began, stage = time.perf_counter(), self.schedule.stage(self.learner.clock.steps)
+        self.tally.played(rollout)
+        for record in rollout.records:
+            self.learner.absorb(record)
+            self.tally.improved(self.learner.improve())
+        self._enter_stage_after(stage)
+        self.version = self.fleet.publish(self.learner.weights())
+        self.tally.spent({"learner": time.perf_counter() - began})
+        steps = self.learner.clock.steps
+        if steps >= self.next_log:
+            self.next_log = _after(steps, self.settings.log.every_steps)
+            self._tell()
+        if steps >= self.next_save:
+            self.next_save = _after(steps, self.settings.checkpoint.every_steps)
+            self.save()
+
+    def _enter_stage_after(self, stage: int) -> None:
+        now = self.schedule.stage(self.learner.clock.steps)
+        if now != stage and self.schedule.stages[now].fresh_replay:
+            self.learner.replay.clear()
+
+    def _finish(self) -> None:
+        """The last evaluation; training episodes that are still under way are not used."""
+        for plan in self.schedule.last(self.learner.clock):
+            self.fleet.submit(plan, self.version)
+        while self.fleet.in_flight:
+            rollout = self.fleet.receive()
+            if rollout.plan.purpose != TRAIN:
+                self._tell_evaluation(rollout)
+        if not self.tally.empty:
+            self._tell()
+
+    def _tell_evaluation(self, rollout: Rollout) -> None:
+        told = self.tally.evaluated(rollout, self.settings.eval.episodes)
+        if rollout.frames is not None:
+            self.log.video("eval/episode", rollout.frames, rollout.plan.asked_at, FILM_SPEED)
+        if told:
+            self.log.scalars(told, rollout.plan.asked_at)
+
+    def _tell(self) -> None:
+        """What training has gathered since the last time."""
+        told = self.tally.tell(self.settings.rollout.workers)
+        self.log.scalars(told | self._standing(), self.learner.clock.steps)
+
+    def _standing(self) -> dict[str, float]:
+        """Where the run is."""
+        clock, replay = self.learner.clock, self.learner.replay
+        return {
+            "schedule/epsilon": self.schedule.epsilon_at(clock.steps),
+            "schedule/phase": float(self.schedule.stage(clock.steps)),
+            "replay/episodes": float(len(replay)),
+            "replay/fill": len(replay) / replay.capacity,
+            "updates/total": float(clock.updates),
+            "updates/per_episode": clock.updates / max(clock.episodes, 1),
+            "workers/restarts": float(self.fleet.restarts),
+        }
+
+    # saving
+
+    def save(self) -> None:
+        """A checkpoint of everything, the plans under way and the weights they were given included."""
+        asked = self.fleet.outstanding()
+        weights = {
+            f"{version}.{name}": torch.from_numpy(array)
+            for version in {version for _, version in asked}
+            for name, array in self.fleet.weights_of(version).items()
+        }
+        tensors = {
+            "learner": self.learner.tensors(),
+            "replay": self.learner.replay.state(),
+            "outstanding": weights,
+        }
+        state = {
+            "learner": self.learner.state(),
+            "schedule": self.schedule.state(),
+            "tally": self.tally.state(),
+            "log": self.log.state(),
+            "outstanding": [[asdict(plan), version] for plan, version in asked],
+            "next_log": self.next_log,
+            "next_save": self.next_save,
+        }
+        saved = checkpoint.Checkpoint(self.learner.clock.steps, tensors, state)
+        checkpoint.save(self.folder / "checkpoints", saved, self.settings.checkpoint.keep)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint that is whole; a run that ended before its first one starts again.
+
+        Raises:
+            NoCheckpoint: all of them are damaged.
+        """
+        if not checkpoint.saved(self.folder / "checkpoints"):
+            self.log.rewind({})
+            self.log.warn(f"{self.folder} has no checkpoint yet: it starts from the beginning")
+            self.begin()
+            return
+        saved = checkpoint.load_latest(self.folder / "checkpoints", self.log.warn)
+        self.learner.restore(saved.tensors["learner"], saved.state["learner"])
+        self.learner.replay.restore(saved.tensors["replay"])
+        self.schedule.restore(saved.state["schedule"])
+        self.tally.restore(saved.state["tally"])
+        self.log.rewind(saved.state["log"])
+        self.next_log, self.next_save = saved.state["next_log"], saved.state["next_save"]
+        given: dict[int, int] = {}
+        for plan, version in saved.state["outstanding"]:
+            if version not in given:
+                prefix = f"{version}."
+                kept = saved.tensors["outstanding"].items()
+                weights = {name[len(prefix) :]: t.numpy() for name, t in kept if name.startswith(prefix)}
+                given[version] = self.fleet.publish(weights)
+            self.fleet.submit(Plan(**{**plan, "seats": tuple(plan["seats"])}), given[version])
+
+    def begin(self) -> None:
+        """What is told once, at the start."""
+        self.log.hyperparameters(cli.flat(self.settings))
+        replay = self.learner.replay
+        self.log.note(f"replay: {replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}")
+
+    def report(self, fault: NonFinite) -> str:
+        """Save the batch that broke the run; one line for the user."""
+        clock, batch = self.learner.clock, self.learner.batch
+        line = f"{fault} at update {clock.updates}, step {clock.steps}; training stopped"
+        if batch is None:
+            return line
+        file = self.folder / f"nonfinite-{clock.updates:09d}.safetensors"
+        fields = {name: value for name, value in vars(batch).items() if name != "columns"}
+        fields |= {f"columns.{name}": value for name, value in batch.columns.items()}
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in fields.items()}, file)
+        return f"{line}; its batch is in {file}"
+
+    def close(self) -> None:
+        self.fleet.close()
+        self.log.close()
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM ends the run after the rollout at hand; the second one ends it at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.stop:
+                raise KeyboardInterrupt
+            self.stop = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _after(steps: int, every: int) -> int:
+    """The next multiple of ``every`` beyond ``steps``."""
+    return (steps // every + 1) * every
+
+
+def train(settings: Settings) -> int:
+    """One run, fresh or resumed; the exit status.
+
+    Raises:
+        Mistake: something that only the attempt shows, such as a replay that does not fit.
+    """
+    torch.set_num_threads(settings.learner.threads)
+    try:
+        learner = build.learner(settings, build.spec(settings), build.device(settings))
+        run = Run(settings, learner, cli.open_folder(settings))
+    except ReplayTooLarge as refusal:
+        raise Mistake(str(refusal)) from refusal
+    try:
+        with run.stoppable():
+            run.resume() if settings.resume else run.begin()
+            run.play()
+        return 0
+    except Stopped:
+        run.log.note(f"stopped at step {learner.clock.steps}; go on with: python -m marl.train resume={run.folder}")
+        return cli.INTERRUPTED
+    except NonFinite as fault:
+        run.log.warn(run.report(fault))
+        return 1
+    except (EnvUnavailable, NoCheckpoint) as fault:
+        raise Mistake(str(fault)) from fault
+    finally:
+        run.close()
+
