@@ -220,15 +220,7 @@ class FormationAwareness(Bonus):
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:
-    """The value, and what rewards formations.
-
-    Raises:
-        ValueError: a team of one has no formation.
-    """
-    if spec.n_agents < 2:
-        raise ValueError(
-            f"algo={config.name}: env={spec.name} has a team of {spec.n_agents}; allowed: 2 agents or more"
-        )
+    """The value, and what rewards formations. A team of one has no formation to reward."""
     profile = config.settled()
     encoder = Encoder(config.hidden, config.fnet_hidden, config.latent_dim)
     q = FormationQ(
@@ -240,7 +232,7 @@ def build(spec: EnvSpec, config: Config) -> Parts:
         lagged_encoder=config.target_encoder == "lagged",
         mean_outside_training=profile.eval_latent == "mean",
     )
-    if not (config.formation_head or config.beta1 or config.beta2):
+    if spec.n_agents == 1 or not (config.formation_head or config.beta1 or config.beta2):
         return Parts(q)
     novelty = FormationNovelty(
         spec,

@@ -15,7 +15,7 @@ class Faults:
         self.found: dict[str, str] = {}
 
     def add(self, rule: str, place: str = "") -> None:
-        self.found.setdefault(rule, place)
+        self.found.setdefault(" ".join(rule.split()), place)
 
     def lines(self) -> list[str]:
         return [f"{rule} ({place})" if place else rule for rule, place in self.found.items()]

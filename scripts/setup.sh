@@ -136,9 +136,18 @@ install_debian_packages() {
     install -y --no-install-recommends "$@" </dev/null
 }
 
+# pip takes a package that a killed pip had half copied for installed. It writes INSTALLER after all files.
+forget_half_installed() {
+  local record
+  for record in .venv/lib/python*/site-packages/*.dist-info; do
+    [[ ! -d $record || -f $record/INSTALLER ]] || rm -rf "$record"
+  done
+}
+
 pip_install() {
   local attempt
   for attempt in 1 2 3; do
+    forget_half_installed
     .venv/bin/python -m pip install "$@" && return
     say "pip install failed, attempt $attempt of 3"
     sleep "$((5 * attempt))"

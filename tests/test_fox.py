@@ -199,8 +199,10 @@ def test_formations_of_positions_permute_with_the_agents():
 def test_unknown_places_are_refused():
     with pytest.raises(ValueError, match="formation_source=place: not of env=field; allowed: obs, positions"):
         built(formation_source="place")
-    with pytest.raises(ValueError, match="2 agents or more"):
-        built(replace(SPEC, n_agents=1))
+
+
+def test_a_team_of_one_has_no_formation_to_reward():
+    assert build(replace(SPEC, n_agents=1), Config()).bonuses == ()
 
 
 @pytest.mark.parametrize("law", ["gaussian", "uniform01"])
@@ -694,7 +696,7 @@ def test_the_local_penalty_reaches_local_heads_and_what_feeds_them():
     touched = {name for name, p in parts.q.named_parameters() if p.grad is not None and p.grad.any()}
     assert {"agent.local_weight", "agent.local_bias"} <= touched
     assert touched <= {n for n, _ in parts.q.named_parameters() if n.startswith(("agent.local", "agent.body"))}
-    by_hand = live.aside[0][:, :-1].abs().sum() / (6 * 3 * 5)
+    by_hand = live.aside[0][:-1].abs().sum() / (6 * 3 * 5)
     torch.testing.assert_close(penalty, 0.1 * by_hand)
     torch.testing.assert_close(stats["loss/local"], by_hand.detach())
 

@@ -179,8 +179,8 @@ class Odd(ParallelEnv):
         "number": spaces.Discrete(3),
     }
 
-    def __init__(self, ends="terminated", long=3):
-        self.ends, self.long = ends, long
+    def __init__(self, ends="terminated", long=3, received=None):
+        self.ends, self.long, self.received = ends, long, [] if received is None else received
 
     def observation_space(self, agent):
         return self.observed[agent]
@@ -189,7 +189,7 @@ class Odd(ParallelEnv):
         return self.acted[agent]
 
     def reset(self, seed=None, options=None):
-        self.agents, self.now, self.received = self.possible_agents[:], 0, []
+        self.agents, self.now = self.possible_agents[:], 0
         return self._tell()[:2]
 
     def step(self, actions):
@@ -239,7 +239,8 @@ def test_different_agents_are_padded_and_masked():
 
 
 def test_an_agent_that_left_is_seen_as_zeros_with_one_action_that_nobody_receives():
-    env = odd()
+    received = []
+    env = odd(kwargs={"received": received})
     env.reset([0])
     now = env.step(np.asarray([[1, 3, 2]]), LIVE)
     np.testing.assert_array_equal(now.obs[0], [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
@@ -248,7 +249,7 @@ def test_an_agent_that_left_is_seen_as_zeros_with_one_action_that_nobody_receive
     assert now.reward[0] == 6 and not now.terminal[0]
     now = env.step(np.asarray([[0, 1, 0]]), LIVE)
     assert now.reward[0] == 3
-    assert env.copies[0]._world.received == [{"box": 1, "dict": 3, "number": 7}, {"dict": 1, "number": 5}]
+    assert received == [{"box": 1, "dict": 3, "number": 7}, {"dict": 1, "number": 5}]
 
 
 @pytest.mark.parametrize(

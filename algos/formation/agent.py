@@ -91,7 +91,7 @@ class FormationQ(FactoredQ):
         self.encoder = encoder
         self.lagged_encoder = lagged_encoder
         if lagged_encoder:
-            self.slow_encoder = delayed(encoder)
+            self.slow_encoder = delayed(encoder)  # type: ignore[assignment]
         self._local_l1, self._mean_outside_training = local_l1, mean_outside_training
 
     def targets(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -109,22 +109,28 @@ class FormationQ(FactoredQ):
         return self.agent.heads(memory, law.sample(noise)).values, memory
 
     def unroll(self, agent: nn.Module, batch: Episodes, noise: Noise, purpose: str) -> Unrolled:
+        """Heads work on views that belong to an episode; values of padding are 0, and draw no noise."""
         histories = agent(batch.obs, batch.last_action)
-        if self.agent.formation is None:
-            values, local, _ = agent.heads(histories, None)
-            return Unrolled(values, histories, (local,))
-        lagged = self.lagged_encoder and agent is self.slow_agent
-        law = (self.slow_encoder if lagged else self.encoder).fixed(histories)
-        drawn = torch.randn(law.mean.shape, generator=noise(f"fox.{purpose}"), device=histories.device)
-        values, local, formation = agent.heads(histories, law.sample(drawn))
-        return Unrolled(values, histories, (local, formation))
+        seen = batch.seen.bool()
+        rows, latents = histories[seen], None
+        if self.agent.formation is not None:
+            lagged = self.lagged_encoder and agent is self.slow_agent
+            law = (self.slow_encoder if lagged else self.encoder).fixed(rows)
+            drawn = torch.randn(law.mean.shape, generator=noise(f"fox.{purpose}"), device=rows.device)
+            latents = law.sample(drawn)
+        heads = agent.heads(rows, latents)
+        values = heads.values.new_zeros((*seen.shape, *heads.values.shape[1:]))
+        values[seen] = heads.values
+        aside = (heads.local,) if heads.formation is None else (heads.local, heads.formation)
+        return Unrolled(values, histories, aside)
 
     def histories(self, batch: Episodes) -> Tensor:
         return self.agent(batch.obs, batch.last_action)
 
     def penalty(self, live: Unrolled, batch: Episodes) -> tuple[Tensor, Stats]:
         """The L1 of local heads; told beside it: the shares of local and formation heads in |Q|."""
-        local, *formation = (masked_mean(head[:, :-1].abs(), batch.mask) for head in live.aside)
+        acted = torch.cat([batch.mask, torch.zeros_like(batch.mask[:, :1])], 1)[batch.seen.bool()]
+        local, *formation = (masked_mean(head.abs().mean(-1), acted) for head in live.aside)
         size = masked_mean(live.values[:, :-1].detach().abs(), batch.mask).clamp(min=1e-8)
         stats: Stats = {"loss/local": local.detach(), "q/local_share": local.detach() / size}
         if formation:
