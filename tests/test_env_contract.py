@@ -85,9 +85,6 @@ class Honest(Env):
         state = np.full(3, self.now, np.float32)
         return Moment(obs, state, avail, reward, ended and self.long < 7, ended and self.long == 7, columns)
 
-    def altered(self, moment, **changes) -> Moment:
-        return replace(moment, **changes)
-
 
 def test_an_honest_world_is_left_alone():
     assert check(lambda size: SideBySide(Honest, size)) == []
@@ -190,7 +187,10 @@ BROKEN = {
     "far blocks": (declaring(teammate_blocks=(((9,),), ((0,),))), "spec.teammate_blocks names features outside"),
     "taken name": (declaring(columns={"mask": Column((), "bool", "steps")}), "spec.columns['mask'] has the name"),
     "span": (declaring(columns={"won": Column((), "bool", "often")}), "spec.columns['won'].span is 'often'"),
-    "dtype": (declaring(columns={"won": Column((), "flout", "episode")}), "TypeError: data type 'flout' not understood"),
+    "dtype": (
+        declaring(columns={"won": Column((), "flout", "episode")}),
+        "TypeError: data type 'flout' not understood",
+    ),
     "obs shape": (telling(obs=lambda told, now: told.obs[0]), "obs is float32 (4,): float32 (2, 4) is needed"),
     "obs type": (telling(obs=lambda told, now: told.obs.astype(float)), "obs is float64 (2, 4): float32 (2, 4)"),
     "obs nan": (telling(obs=lambda told, now: told.obs * np.nan), "obs or state has entries that are not finite"),
@@ -277,8 +277,6 @@ class Silent(Batch):
     def reset(self, seeds):
         now = super().reset(seeds)
         return now._replace(columns={name: now.columns[name] for name in ("alive", "won")})
-
-    step = Batch.step
 
 
 class Doubles(Batch):

@@ -202,7 +202,7 @@ def test_unknown_places_are_refused():
 
 
 def test_a_team_of_one_has_no_formation_to_reward():
-    assert build(replace(SPEC, n_agents=1), Config()).bonuses == ()
+    assert fox.build(replace(SPEC, n_agents=1), fox.Config()).bonuses == ()
 
 
 @pytest.mark.parametrize("law", ["gaussian", "uniform01"])
