@@ -14,7 +14,7 @@ from marl.dice import EXPLORATION, Dice, Noise
 from marl.nets import AgentNet
 from marl.ops import best_available, chosen_value, epsilon_greedy, lambda_returns, masked_mean
 from marl.parts import Delay, Descent, JointQ, Loss, Memory, Stats, delayed
-from marl.types import Episodes, EnvSpec, View
+from marl.types import EnvSpec, Episodes, View
 
 
 @dataclass

@@ -92,9 +92,7 @@ def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learn
         settings.replay.alpha if settings.replay.prioritised else None,
     )
     pace = Pace(settings.learner.batch, settings.learner.updates_per_episode, settings.learner.burn_in)
-    return Learner(
-        parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile
-    )
+    return Learner(parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile)
 
 
 def schedule(settings: Settings) -> Schedule:

@@ -62,7 +62,9 @@ class Rollout:
     inflight: int = count(4)  # plans asked for ahead of the learner, at least workers; fixes results in ordered mode
     ordered: bool = True  # learn in the order asked for, the same for any number of workers; false: as they come
     timeout: float = number(300.0, above=0)  # seconds without an answer after which a worker is replaced
-    time_limits: str = one_of("cut", "terminal")  # a limit only cuts an episode, or it ends the task (docs/time-limits.md)
+    time_limits: str = one_of(
+        "cut", "terminal"
+    )  # a limit only cuts an episode, or it ends the task (docs/time-limits.md)
     epsilon_start: float = number(1.0, least=0, most=1)  # share of random actions at the first step
     epsilon_finish: float = number(0.05, least=0, most=1)  # share of random actions in the end
     epsilon_steps: int = count(50_000, least=0)  # environment steps from the one to the other

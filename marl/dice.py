@@ -91,4 +91,5 @@ class _Stream:
             drawn = [draw((CHUNK, *shape), dtype=np.float32) for draw in self._draws]
             self._block, self._step = np.stack(drawn, 1), 0
         self._step += 1
-        return self._block[self._step - 1]
+        drawn_now: Array = self._block[self._step - 1]
+        return drawn_now

@@ -80,7 +80,7 @@ class Env(ABC):
         """
         raise EnvUnavailable(f"{self.spec.name} draws no pictures")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a world without engines or windows has nothing to free
         """Free engines and windows. Closing twice is allowed."""
 
 
@@ -129,15 +129,22 @@ class SideBySide(BatchedEnv):
     def reset(self, seeds: Sequence[int]) -> Moments:
         if not 0 < len(seeds) <= self.size:
             raise ValueError(f"{len(seeds)} seeds for {self.size} copies")
-        rows = slice(0, len(seeds))
-        fields = [array[rows] for array in self._all[:-1]]
-        self._playing = Moments(*fields, columns={name: array[rows] for name, array in self._all.columns.items()})
+        rows, every = slice(0, len(seeds)), self._all
+        self._playing = Moments(
+            obs=every.obs[rows],
+            state=every.state[rows],
+            avail=every.avail[rows],
+            reward=every.reward[rows],
+            terminal=every.terminal[rows],
+            truncated=every.truncated[rows],
+            columns={name: array[rows] for name, array in every.columns.items()},
+        )
         for row, seed in enumerate(seeds):
             self._write(row, self.copies[row].reset(seed))
         return self._playing
 
     def step(self, actions: Array, live: Array) -> Moments:
-        for row in np.flatnonzero(live):
+        for row in map(int, np.flatnonzero(live)):
             self._write(row, self.copies[row].step(actions[row]))
         return self._playing
 

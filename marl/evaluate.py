@@ -1,4 +1,4 @@
-"""`python -m marl.evaluate run=<run> episodes=100`: a saved policy, clean or attacked, with its confidence intervals."""
+"""`python -m marl.evaluate run=<run> episodes=100`: a saved policy, clean or attacked, with intervals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rich.table import Table
 import algos
 import envs
 from marl import build, checkpoint, cli, video
-from marl.compose import parse_argument
 from marl.config import Mistake, Settings, count, suggestion
 from marl.fleet import make_fleet
+from marl.request import parse_argument
+from marl.run import FILM_SPEED
 from marl.statistics import Estimate, mean_interval, success_interval
 from marl.tally import summary
-from marl.run import FILM_SPEED
 from marl.typed import put, tree
 from marl.types import Array, Record
 from marl.worker import EVALUATE, Plan, Rollout
@@ -62,9 +62,9 @@ def read(argv: Sequence[str]) -> Request:
             rest.append((key.removeprefix("attack."), value))
         else:
             put(root, key, value)
-    if rest and attack is None:
-        raise Mistake(f"attack.{rest[0][0]}={rest[0][1]}: no attacker is chosen; say attack=NAME")
     for key, value in rest:
+        if attack is None:
+            raise Mistake(f"attack.{key}={value}: no attacker is chosen; say attack=NAME")
         put(attack, key, value)
     request: Request = OmegaConf.to_object(root)  # type: ignore[assignment]
     if not request.run:
@@ -97,8 +97,8 @@ def play(settings: Settings, request: Request, weights: dict[str, Array], warn: 
     """All episodes, greedily; the same whatever the number of workers."""
     copies = settings.rollout.envs_per_worker
     make = build.MakeWorker(settings, copies, request.attack)
-    backend = "inline" if request.workers == 1 else "local"
-    fleet = make_fleet(backend, make, workers=request.workers, ordered=True, timeout=settings.rollout.timeout, warn=warn)
+    backend, timeout = "inline" if request.workers == 1 else "local", settings.rollout.timeout
+    fleet = make_fleet(backend, make, workers=request.workers, ordered=True, timeout=timeout, warn=warn)
     try:
         version = fleet.publish(weights)
         for number, first in enumerate(range(0, request.episodes, copies)):

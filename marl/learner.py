@@ -113,7 +113,7 @@ class Learner:
         with record_function("sample"):
             slots, batch = self.replay.sample(self.pace.batch, draw)
         self.batch = batch
-        reward, stats = batch.reward, {}
+        reward, stats = batch.reward, Stats()
         with self._autocast(), torch.no_grad(), record_function("bonuses"):
             for bonus in self.parts.bonuses:
                 addition, told = bonus.reward(batch, self.parts.q, noise)
@@ -187,7 +187,7 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter, buffer, optimiser state and statistic of the parts, by name."""
-        saved = {}
+        saved: dict[str, Tensor] = {}
         for name, part in self.parts.named():
             saved |= {f"{name}.state.{key}": value for key, value in part.state_dict().items()}
             saved |= {f"{name}.records.{key}": value for key, value in part.records().items()}

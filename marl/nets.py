@@ -16,8 +16,8 @@ class AgentInput(nn.Module):
         super().__init__()
         self.actions = spec.n_actions if last_action else 0
         self.size = spec.obs_dim + self.actions + (spec.n_agents if agent_id else 0)
-        identity = torch.eye(spec.n_agents) if agent_id else None
-        self.register_buffer("identity", identity, persistent=False)
+        self.identity: Tensor | None
+        self.register_buffer("identity", torch.eye(spec.n_agents) if agent_id else None, persistent=False)
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
         """(..., N, O), (..., N) long with -1 for none -> (..., N, I)."""
@@ -45,14 +45,14 @@ class Recurrence(nn.Module):
     def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
         """(E, N, I), (E, N, H) -> (E, N, H)."""
         rows = functional.relu(self.fc1(inputs)).flatten(0, 1)
-        weights = (self.rnn.weight_ih_l0, self.rnn.weight_hh_l0, self.rnn.bias_ih_l0, self.rnn.bias_hh_l0)
-        return torch.gru_cell(rows, memory.flatten(0, 1), *weights).view_as(memory)
+        w_ih, w_hh, b_ih, b_hh = self.rnn.all_weights[0]
+        return torch.gru_cell(rows, memory.flatten(0, 1), w_ih, w_hh, b_ih, b_hh).view_as(memory)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """A whole episode from a zero memory: (B, T, N, I) -> (B, T, N, H)."""
         batch, steps, agents, _ = inputs.shape
         rows = functional.relu(self.fc1(inputs)).transpose(1, 2).reshape(batch * agents, steps, self.hidden)
-        hidden, _ = self.rnn(rows)
+        hidden: Tensor = self.rnn(rows)[0]
         return hidden.view(batch, agents, steps, self.hidden).transpose(1, 2)
 
 
@@ -87,9 +87,7 @@ class Monotonic(nn.Module):
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
         size = spec.state_dim
-        self.w1 = nn.Sequential(
-            nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed * spec.n_agents)
-        )
+        self.w1 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed * spec.n_agents))
         self.b1 = nn.Linear(size, embed)
         self.w2 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed))
         self.value = nn.Sequential(nn.Linear(size, embed), nn.ReLU(), nn.Linear(embed, 1))
@@ -98,7 +96,8 @@ class Monotonic(nn.Module):
         """Utilities (..., N) in states (..., S) -> joint value (..., 1). ``best`` is not needed."""
         w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, self.embed))
         hidden = functional.elu((chosen.unsqueeze(-2) @ w1).squeeze(-2) + self.b1(state))
-        return (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.value(state)
+        joint: Tensor = (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.value(state)
+        return joint
 
 
 class Sum(nn.Module):

@@ -233,7 +233,9 @@ class Parts:
         for name, part in self.named():
             if isinstance(part, Bonus):
                 continue
-            lagging = {id(tensor) for copied, _ in part.targets() for tensor in copied.state_dict(keep_vars=True).values()}
+            lagging = {
+                id(tensor) for copied, _ in part.targets() for tensor in copied.state_dict(keep_vars=True).values()
+            }
             own = part.state_dict(keep_vars=True)
             tensors.update({f"{name}.{key}": value for key, value in own.items() if id(value) not in lagging})
         return tensors

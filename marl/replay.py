@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from marl.types import Array, Column, Episodes, EnvSpec
+from marl.types import Array, Column, EnvSpec, Episodes
 
 ROUNDED = ("obs", "state")
 """What may be stored in fewer bits than it has."""
@@ -56,7 +56,9 @@ class Replay:
         self.added = 0
 
     def _refuse_what_cannot_fit(self) -> None:
-        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        free = (
+            torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else psutil.virtual_memory().available
+        )
         if self.bytes > free:
             need, have = self.bytes / 2**30, free / 2**30
             fits = int(self.capacity * free / self.bytes * 0.9)

@@ -193,7 +193,9 @@ class Run:
         """What is told once, at the start."""
         self.log.hyperparameters(cli.flat(self.settings))
         replay = self.learner.replay
-        self.log.note(f"replay: {replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}")
+        self.log.note(
+            f"replay: {replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}"
+        )
 
     def report(self, fault: NonFinite) -> str:
         """Save the batch that broke the run; one line for the user."""
@@ -260,4 +262,3 @@ def train(settings: Settings) -> int:
         raise Mistake(str(fault)) from fault
     finally:
         run.close()
-

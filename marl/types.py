@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -154,7 +154,8 @@ class Episodes:
         for name, column in layout.items():
             stacked = np.zeros((len(records), *column.rows(longest), *column.shape), column.dtype)
             for row, (record, length) in enumerate(zip(records, lengths, strict=True)):
-                stacked[(row, *map(slice, column.rows(length)))] = record[name]
+                cut: list[Any] = [row, *map(slice, column.rows(length))]
+                stacked[tuple(cut)] = record[name]
             fields[name] = torch.from_numpy(stacked)
         return cls.of(fields, torch.tensor(lengths))
 

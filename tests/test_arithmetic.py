@@ -10,7 +10,7 @@ from algos.factored import FactoredConfig, FactoredQ, Optimizer
 from marl.dice import Noise
 from marl.nets import AgentNet, Monotonic, Separate, Sum
 from marl.ops import best_available, epsilon_greedy, lambda_returns, masked_mean, random_available
-from marl.types import Episodes, EnvSpec
+from marl.types import EnvSpec, Episodes
 
 SPEC = EnvSpec("hand", n_agents=2, n_actions=3, obs_dim=4, state_dim=5, horizon=6)
 

@@ -16,7 +16,7 @@ from marl.dice import Noise
 from marl.env import BatchedEnv, Moments
 from marl.learner import Learner, Pace
 from marl.replay import Replay
-from marl.types import Array, Episodes, EnvSpec
+from marl.types import Array, EnvSpec, Episodes
 from marl.worker import EVALUATE, TRAIN, Plan, Worker
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from marl.replay import Replay, ReplayTooLarge
-from marl.types import Column, Episodes, EnvSpec
+from marl.types import Column, EnvSpec, Episodes
 
 SPEC = EnvSpec(
     "toy",
