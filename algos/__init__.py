@@ -32,7 +32,7 @@ def module(name: str) -> ModuleType:
 
 
 def assemble(spec: EnvSpec, config: Any) -> Parts:
-    """The parts of the algorithm that ``config.name`` says; a paper that wraps another one holds it in ``config.base``."""
+    """The parts of the algorithm that ``config.name`` says; a wrapped paper stands in ``config.base``."""
     paper = module(config.name)
     if "wrap" in vars(paper):
         return paper.wrap(assemble(spec, config.base), spec, config)

@@ -142,7 +142,7 @@ class JointQ(Part):
         raise NotImplementedError
 
     def mix(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
-        """Joint value (...) of utilities ``chosen`` (..., N) in ``state`` (..., S); ``best`` (..., N) are the maxima."""
+        """Joint value (...) of utilities ``chosen`` (..., N), whose maxima are ``best``, in ``state`` (..., S)."""
         raise NotImplementedError
 
     def histories(self, batch: Episodes) -> Tensor:
