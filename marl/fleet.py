@@ -12,10 +12,12 @@ import logging
 import math
 import os
 import pickle
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -28,6 +30,8 @@ __all__ = ["BACKENDS", "Fleet", "WorkerError", "make_fleet"]
 
 BACKENDS = ("inline", "local", "ray")
 LOOPBACK = "127.0.0.1"
+ANSWER_LIMIT = 10.0
+"""Seconds for a cluster to take a connection."""
 
 
 def make_fleet(
@@ -82,6 +86,8 @@ class RayCluster:
     """
 
     def __init__(self, address: str | None, dashboard: bool, cores: int, warn: Callable[[str], None]) -> None:
+        if address not in (None, "auto") and _endpoint(address) is None:
+            raise ValueError(f"ray.address={address}: allowed are auto, host:port of a running cluster, or null")
         self._address, self._dashboard, self._cores, self._warn = address, dashboard, cores, warn
         self._connected = False
 
@@ -127,14 +133,22 @@ class RayCluster:
 
     def _join(self, ray: Any, address: str) -> None:
         try:
+            endpoint = _endpoint(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+            if endpoint is not None:
+                socket.create_connection(endpoint, ANSWER_LIMIT).close()  # Ray itself would try for ten minutes
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError, socket.gaierror) as error:
             advice = "start one with `ray start --head`"
             raise ConnectionError(f"ray.address={address}: no Ray cluster answers there; {advice}") from error
         self._connected = True
         cores = ray.cluster_resources().get("CPU", 0)
         if self._cores > cores:
             self._warn(f"workers reserve {self._cores} cores, the cluster has {cores:g}: some wait until it grows")
+
+
+def _endpoint(address: str) -> tuple[str, int] | None:
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    return (parts.hostname, parts.port) if parts.hostname and parts.port else None
 
 
 class RayCrew(Crew):
