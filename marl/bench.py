@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import resource
 import sys
 import tempfile
@@ -180,7 +179,7 @@ def bench(settings: Settings) -> int:
     )
     with redirect_stderr(StringIO()):
         achieved, megabytes = end_to_end(trained)
-    episode_bytes = len(pickle.dumps(records[0], protocol=5)) / len(records[0]["reward"]) * steps
+    episode_bytes = np.mean([sum(array.nbytes for array in record.values()) for record in records])
     table = Table(title=f"{settings.algo.name} on {settings.env.name}, {cores} cores, {learner.device}", box=None)
     table.add_column("measured")
     table.add_column("value", justify="right")

@@ -224,7 +224,10 @@ if __name__ == "__main__":
     with fleet("inline") as one, fleet("ray", workers=2, address=cluster.address) as two:
         same(play(one), play(two))
         assert ray.is_initialized() and two.restarts == 0
-        players = [p for p in psutil.Process().children(recursive=True) if p.name() == "ray::Player"]
+        players = []
+        while len(players) < 2:  # one may still be starting
+            same(play(two), play(two))
+            players = [p for p in psutil.Process().children(recursive=True) if p.name() == "ray::Player"]
         print("nodes", len({p.ppid() for p in players}), "players", len(players))
     assert not ray.is_initialized()
     cluster.shutdown()
