@@ -34,6 +34,11 @@ from marl.run import Run
 from marl.types import Record
 from marl.worker import TRAIN, Plan, Worker
 
+PLAY_SECONDS = 8.0
+"""CPU seconds of the simulator alone, and as many with the policy in the loop."""
+TRAIN_SECONDS = 40
+"""Wall seconds of training, were it as fast as the bound."""
+UPDATES = 12
 SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit", "absorb")
 """Named in the code by `torch.profiler.record_function`."""
 
@@ -160,18 +165,17 @@ def bench(settings: Settings) -> int:
     """Measure one setting and print the table."""
     torch.set_num_threads(settings.learner.threads)
     console, cores = Console(), len(os.sched_getaffinity(0))
-    seconds = 20.0
-    raw, played, records = playing(settings, seconds)
+    raw, played, records = playing(settings, PLAY_SECONDS)
     learner = build.learner(settings, build.spec(settings), build.device(settings))
     needed = max(settings.learner.batch, settings.learner.burn_in)
-    update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], 20)
+    update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], UPDATES)
     steps = float(np.mean([len(record["reward"]) for record in records]))
     learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
     bound = min(cores / (1 / played.per_second + learning), 1 / learning)
     burn_in = int(needed * steps)
     trained = replace(
         settings,
-        steps=burn_in + int(60 * bound),
+        steps=burn_in + int(TRAIN_SECONDS * bound),
         rollout=replace(settings.rollout, epsilon_start=1.0, epsilon_finish=1.0),
         eval=replace(settings.eval, every_steps=0),
         log=replace(settings.log, every_steps=200, terminal=False, video_every_steps=0),

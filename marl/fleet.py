@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import socket
 import time
 from collections import deque
@@ -158,7 +157,7 @@ class RayCrew(Crew):
     """
 
     def __init__(self, make_worker: Callable[[], Worker], cluster: RayCluster, cpus_per_worker: float) -> None:
-        self._pickled = pickle.dumps(make_worker)
+        self._make = make_worker
         self._cluster = cluster
         self._resources = {"num_cpus": cpus_per_worker, "num_gpus": 0}
         self._ray: Any = None
@@ -172,7 +171,7 @@ class RayCrew(Crew):
         recipe = self._ray.remote(Player).options(
             **self._resources, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )
-        self._actors[seat] = recipe.remote(self._pickled)
+        self._actors[seat] = recipe.remote(self._ray.cloudpickle.dumps(self._make))
         self._promised[seat] = deque([self._actors[seat].begin.remote()])
 
     def give(self, seat: int, plan: Plan, weights: Weights | None) -> None:
