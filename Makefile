@@ -26,10 +26,10 @@ train:  ## set up, then train: make train ARGS="algo=qmix env=grf steps=20000"
 	$(BIN)/python -m marl.train $(ARGS)
 
 test: setup  ## set up, then run the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup  ## set up, then run the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: setup  ## set up, then ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -100,6 +100,7 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new rule, which warns of the old one
         if self._address is None:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: slower than processes on a shared machine
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # on Linux, too: servers bind to loopback
         import ray
 

@@ -18,12 +18,12 @@ from marl.log import repeats
 ROOT = Path(__file__).parent.parent
 COMMON = [
     "env=meet",
-    "steps=3000",
+    "steps=2000",
     "rollout.envs_per_worker=4",
     "learner.batch=8",
     "learner.burn_in=8",
     "learner.updates_per_episode=0.5",
-    "checkpoint.every_steps=300",
+    "checkpoint.every_steps=200",
     "eval.every_steps=500",
     "eval.episodes=6",
     "log.every_steps=100",
@@ -57,7 +57,7 @@ def kill_when(folder, logdir, *arguments, saved, how=signal.SIGKILL):
 def seen(folder):
     """Steps of the checkpoints that are there."""
     steps = [int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")]
-    return range(max(steps) // 300) if steps else []
+    return range(max(steps) // 200) if steps else []
 
 
 def curve(folder):
@@ -101,6 +101,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
     assert_same_run(unbroken, folder)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_one_interval_only(unbroken, tmp_path):
     folder = tmp_path / "run"
     kill_when(folder, tmp_path, "algo=qmix", "name=run", *COMMON, saved=4)
@@ -117,6 +118,7 @@ def test_a_run_can_be_started_again_from_its_folder(unbroken, tmp_path):
     assert_same_run(unbroken, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(unbroken, tmp_path):
     run(tmp_path, f"from={unbroken}", "name=other", "seed=1")
     assert curve(unbroken) != curve(tmp_path / "other")
@@ -128,9 +130,9 @@ def test_processes_give_the_same_run_as_playing_here(unbroken, tmp_path):
     assert_same_run(unbroken, tmp_path / "local")
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_number_of_workers_changes_nothing(workers, tmp_path):
-    shared = [*COMMON, "algo=vdn", "rollout.inflight=4", "steps=1500"]
+    shared = [*COMMON, "algo=vdn", "rollout.inflight=4", "steps=1000"]
     run(tmp_path, *shared, "name=one", "rollout.backend=inline")
     run(tmp_path, *shared, "name=many", "rollout.backend=local", f"rollout.workers={workers}")
     assert_same_run(tmp_path / "one", tmp_path / "many")
@@ -138,15 +140,16 @@ def test_the_number_of_workers_changes_nothing(workers, tmp_path):
 
 @pytest.mark.ray
 def test_ray_gives_the_same_run(tmp_path):
-    shared = [*COMMON, "algo=vdn", "rollout.inflight=4", "steps=1500"]
+    shared = [*COMMON, "algo=vdn", "rollout.inflight=4", "steps=1000"]
     run(tmp_path, *shared, "name=one", "rollout.backend=inline")
     run(tmp_path, *shared, "name=many", "rollout.backend=ray", "rollout.workers=2")
     assert_same_run(tmp_path / "one", tmp_path / "many")
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_finished_one(tmp_path):
     shared = [*COMMON, "algo=vdn"]
-    run(tmp_path, *shared, "name=long", "steps=2000")
-    run(tmp_path, *shared, "name=short", "steps=1000")
-    run(tmp_path, f"resume={tmp_path / 'short'}", "steps=2000")
+    run(tmp_path, *shared, "name=long", "steps=1600")
+    run(tmp_path, *shared, "name=short", "steps=800")
+    run(tmp_path, f"resume={tmp_path / 'short'}", "steps=1600")
     assert_same_run(tmp_path / "long", tmp_path / "short")
