@@ -176,7 +176,11 @@ class InlineCrew(Crew):
     def wait(self, seconds: float | None) -> list[Event]:
         if self._events:
             return [self._events.popleft()]
-        return [] if seconds == 0 else [Event(0, self._play(*self._plans.popleft()))]
+        if seconds == 0:
+            return []
+        rollout = self._play(*self._plans[0])
+        self._plans.popleft()
+        return [Event(0, rollout)]
 
     def _play(self, plan: Plan, weights: Weights | None) -> Rollout:
         threads = torch.get_num_threads()

@@ -131,7 +131,7 @@ def _ending(code: int) -> str:
 
 def _serve(connection: Connection, pickled: bytes) -> None:
     """The life of a worker process: it leads a group of its own, which ends with it."""
-    os.setsid()
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     inbox: SimpleQueue[tuple[Plan, int | None] | None] = SimpleQueue()

@@ -15,7 +15,7 @@ from marl.crew import GRACE
 from marl.dispatch import ATTEMPTS, WorkerError
 from marl.env import EnvUnavailable
 from marl.worker import Rollout
-from tests.troubles import MakeWorker, Trouble, fleet, plan, play, same, weights
+from tests.troubles import MakeWorker, Mishap, Trouble, fleet, plan, play, same, weights
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 5.0
@@ -88,10 +88,9 @@ def test_a_worker_that_hangs_is_replaced_and_its_engine_ended(backend, tmp_path,
     assert not trouble.engines()
 
 
-@pytest.mark.parametrize("backend", ["local", RAY], indirect=True)
-def test_an_error_that_comes_back_is_told_with_its_traceback(backend, tmp_path):
+def test_an_error_that_comes_back_is_told_with_its_traceback(tmp_path):
     make = MakeWorker(trouble=Trouble("error", tmp_path).arm(100))
-    with fleet(backend, make, workers=1) as crew:
+    with fleet("local", make) as crew:
         crew.submit(plan(7), crew.publish(weights()))
         with pytest.raises(WorkerError, match=r"raised Mishap: .* while playing plan 7, like 2 workers") as caught:
             crew.receive()
@@ -99,8 +98,11 @@ def test_an_error_that_comes_back_is_told_with_its_traceback(backend, tmp_path):
     assert 'raise Mishap("the wheel came off")' in str(caught.value)
 
 
-@pytest.mark.parametrize("at_start", [True, False])
-@pytest.mark.parametrize("backend", ["local", RAY], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "at_start"),
+    [("local", True), ("local", False), pytest.param("ray", True, marks=pytest.mark.ray)],
+    indirect=["backend"],
+)
 def test_a_world_that_cannot_run_here_is_told_at_once(backend, at_start, tmp_path):
     make = MakeWorker(trouble=Trouble("unavailable", tmp_path).arm(100), at_start=at_start)
     with fleet(backend, make) as crew:
@@ -108,6 +110,14 @@ def test_a_world_that_cannot_run_here_is_told_at_once(backend, at_start, tmp_pat
         with pytest.raises(EnvUnavailable, match="^clockwork cannot run here: wind it up$"):
             crew.receive()
         assert crew.restarts == 0
+
+
+def test_what_a_worker_of_this_process_raises_is_raised_here_and_can_be_tried_again(tmp_path, expected):
+    with fleet("inline", MakeWorker(trouble=Trouble("error", tmp_path).arm())) as crew:
+        crew.submit(plan(0), crew.publish(weights()))
+        with pytest.raises(Mishap):
+            crew.receive()
+        same(expected[:1], [crew.receive()])
 
 
 def test_a_worker_that_cannot_be_made_is_told_at_once(tmp_path):

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slow
 
 SEEDS = range(5)
 COPIES = 8
+EPSILON = 0.05
+TARGETS = 50
+"""Episodes between copies: runs are short."""
 MOVES = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
 
 
@@ -79,7 +82,8 @@ class Run:
     def __init__(self, config, world: Grid, seed: int) -> None:
         torch.manual_seed(seed)
         parts = assemble(world.spec, config)
-        replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 2000, torch.device("cpu"))
+        layout = {**world.spec.fields(), **parts.columns()}
+        replay = Replay(world.spec, layout, 500, torch.device("cpu"), alpha=0.3)
         self.learner = Learner(parts, replay, Pace(batch=8, updates_per_episode=1.0, burn_in=32), seed)
         self.worker = Worker(assemble(world.spec, config), world, seed)
         self.plans = 0
@@ -110,7 +114,11 @@ class Run:
 def plain():
     """QMIX with everything FoX has in common with it."""
     optimizer = Optimizer("rmsprop", lr=5e-4, alpha=0.99, eps=1e-5)
-    return qmix.Config(td_lambda=0.0, td_weight=1.0, optimizer=optimizer)
+    return qmix.Config(td_lambda=0.0, td_weight=1.0, target_every_episodes=TARGETS, optimizer=optimizer)
+
+
+def novel(beta1: float, beta2: float):
+    return fox.Config(beta1=beta1, beta2=beta2, target_every_episodes=TARGETS)
 
 
 def histories_that_tell(seed, weight):
@@ -169,23 +177,24 @@ def formations_visited(config, seed: int) -> int:
         repaired=True,
     )
     while run.steps < 20_000:
-        for record in run.play(epsilon=0.05):
+        for record in run.play(EPSILON):
             ruler.annotate(Episodes.of_records([record], run.worker.env.spec.fields()))
     return ruler.table.size
 
 
 def test_counting_formations_explores_more_of_them_and_awareness_does_not_harm():
+    """Without a reward; the first run gave 635, 7074 and 7278."""
     base = np.median([formations_visited(plain(), seed) for seed in SEEDS])
-    counted = np.median([formations_visited(fox.Config(beta1=0.1, beta2=0.0), seed) for seed in SEEDS])
-    aware = np.median([formations_visited(fox.Config(beta1=0.1, beta2=0.01), seed) for seed in SEEDS])
-    assert counted >= 1.2 * base, (base, counted, aware)
-    assert aware >= counted, (base, counted, aware)
+    counted = np.median([formations_visited(novel(0.1, 0.0), seed) for seed in SEEDS])
+    aware = np.median([formations_visited(novel(0.1, 0.01), seed) for seed in SEEDS])
+    assert counted >= 3 * base, (base, counted, aware)
+    assert aware >= 0.9 * counted, (base, counted, aware)
 
 
 def steps_to_success(config, seed: int, limit: int = 40_000) -> int:
-    run = Run(config, Grid(COPIES, side=7, horizon=20, triangle=[(3, 0), (0, 3)]), seed)
+    run = Run(config, Grid(COPIES, side=3, horizon=10, triangle=[(2, 0), (0, 2)]), seed)
     while run.steps < limit:
-        run.play(epsilon=max(0.05, 1 - run.steps / 10_000))
+        run.play(EPSILON)
         if run.plans % 10 == 0 and run.success(16) >= 0.8:
             return run.steps
     return limit
@@ -193,5 +202,5 @@ def steps_to_success(config, seed: int, limit: int = 40_000) -> int:
 
 def test_fox_finds_a_formation_that_alone_is_rewarded_sooner():
     base = np.median([steps_to_success(plain(), seed) for seed in SEEDS])
-    fast = np.median([steps_to_success(fox.Config(beta1=0.01, beta2=0.01), seed) for seed in SEEDS])
+    fast = np.median([steps_to_success(novel(0.01, 0.01), seed) for seed in SEEDS])
     assert fast < base, (base, fast)
