@@ -36,9 +36,9 @@ from marl.worker import TRAIN, Plan, Worker
 
 PLAY_SECONDS = 8.0
 """CPU seconds of the simulator alone, and as many with the policy in the loop."""
-TRAIN_SECONDS = 40
+TRAIN_SECONDS = 25
 """Wall seconds of training, were it as fast as the bound."""
-UPDATES = 12
+UPDATES = 6
 SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit", "absorb")
 """Named in the code by `torch.profiler.record_function`."""
 
