@@ -49,11 +49,12 @@ class Profile(NamedTuple):
     kl_weight: float
     fnet_minibatch: int
     eval_latent: str
+    bonus_dtype: str
 
 
 PROFILES = {
-    "fixed": Profile(True, 1, "gaussian", 1e-5, 64, "mean"),
-    "reference": Profile(False, 3, "uniform01", 1.0, 1, "sample"),
+    "fixed": Profile(True, 1, "gaussian", 1e-5, 64, "mean", "bfloat16"),
+    "reference": Profile(False, 3, "uniform01", 1.0, 1, "sample", "float32"),
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -100,7 +101,7 @@ class Config(FactoredConfig):
     fnet_minibatch: int | None = left_open(least=1)  # histories in a step
     eval_latent: str | None = field(default=None, metadata={"allowed": ("mean", "sample")})  # outside training
     target_encoder: str = one_of("live", "lagged")  # what the delayed agent sees with
-    bonus_dtype: str = one_of(*DTYPES)  # of matrix products in the awareness bonus; networks stay float32
+    bonus_dtype: str | None = field(default=None, metadata={"allowed": tuple(DTYPES)})  # of products in that bonus
 
     def settled(self) -> Profile:
         """The profile with what was set one by one."""
@@ -176,7 +177,7 @@ class FormationAwareness(Bonus):
             formation = formation / self.config.formation_scale
         else:
             laws = partners_as_released(self.encoder(histories), far[:, :-1], near[:, :-1])
-        generator, dtype = noise("fox.awareness"), DTYPES[self.config.bonus_dtype]
+        generator, dtype = noise("fox.awareness"), DTYPES[self.profile.bonus_dtype]
         return valid, awareness(self.decoder, laws, formation, self.config.n_latent_samples, generator, dtype)
 
     def _steps(self, batch: Episodes) -> Tensor:

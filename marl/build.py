@@ -54,7 +54,6 @@ class MakeWorker:
     """Settings of one more attacker on the policy."""
 
     def __call__(self) -> Worker:
-        torch.set_num_threads(1)
         env = environment(self.settings, self.copies)
         parts = algos.assemble(env.spec, self.settings.algo)
         if self.attack is not None:

@@ -26,8 +26,13 @@ from algos.formation.vectors import draw_projection, formations
 from envs import meet
 from marl.config import Settings, check
 from marl.dice import Dice, Noise
+from marl.env import SideBySide
+from marl.learner import Learner, Pace
 from marl.ops import lambda_returns
+from marl.replay import Replay
 from marl.types import EnvSpec, Episodes, View
+from marl.worker import TRAIN, Plan, Worker
+from tests.toys import Clockwork
 
 SPEC = EnvSpec(
     "field", n_agents=3, n_actions=5, obs_dim=7, state_dim=6, horizon=12, state_groups={"positions": tuple(range(6))}
@@ -791,10 +796,10 @@ def test_local_heads_start_as_layers_of_their_own():
 
 
 def test_profiles():
-    assert fox.Config().settled() == fox.PROFILES["fixed"] == (True, 1, "gaussian", 1e-5, 64, "mean")
-    assert fox.Config(profile="reference").settled() == (False, 3, "uniform01", 1.0, 1, "sample")
+    assert fox.Config().settled() == fox.PROFILES["fixed"] == (True, 1, "gaussian", 1e-5, 64, "mean", "bfloat16")
+    assert fox.Config(profile="reference").settled() == (False, 3, "uniform01", 1.0, 1, "sample", "float32")
     mixed = fox.Config(profile="reference", round=0, kl_weight=1e-4)
-    assert mixed.settled() == (False, 0, "uniform01", 1e-4, 1, "sample")
+    assert mixed.settled() == (False, 0, "uniform01", 1e-4, 1, "sample", "float32")
 
 
 @pytest.mark.parametrize(
@@ -850,3 +855,42 @@ def test_a_projection_of_another_law_is_not_the_same():
     torch.manual_seed(0)
     assert draw_projection(9, 400, "gaussian").std() == pytest.approx(1.0, abs=0.05)
     assert draw_projection(9, 400, "uniform01").mean() == pytest.approx(0.5, abs=0.02)
+
+
+# with the engine
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"profile": "reference"},
+        {"reward_shift": "nonpos", "fnet_every_episodes": 0, "target_encoder": "lagged", "count_refresh": "requery"},
+    ],
+)
+def test_a_restored_learner_goes_on_as_the_saved_one(settings, precision):
+    def fresh(seed):
+        torch.manual_seed(seed)
+        parts = assemble(Clockwork.spec, fox.Config(hidden=16, fnet_updates=2, fnet_batch=4, beta2=0.5, **settings))
+        layout = {**Clockwork.spec.fields(), **parts.columns()}
+        replay = Replay(Clockwork.spec, layout, 32, torch.device("cpu"), alpha=0.3)
+        return Learner(parts, replay, Pace(batch=4, updates_per_episode=1.0, burn_in=4), 0, precision=precision)
+
+    def go_on(learner, records):
+        for record in records:
+            learner.absorb(record)
+            told = learner.improve()
+        return {name: float(value) for stats in told for name, value in stats.items()}
+
+    old, new = fresh(0), fresh(1)
+    worker = Worker(assemble(Clockwork.spec, fox.Config(hidden=16, **settings)), SideBySide(Clockwork, 20), 0)
+    worker.load(old.weights())
+    records = worker.play(Plan(0, TRAIN, 0, 20, 0.5)).records
+    go_on(old, records[:17])
+    new.restore({name: value.clone() for name, value in old.tensors().items()}, old.state())
+    new.replay.restore(old.replay.state())
+    told, again = go_on(old, records[17:]), go_on(new, records[17:])
+    assert told == again and all(np.isfinite(list(told.values())))
+    for name, value in old.tensors().items():
+        assert torch.equal(new.tensors()[name], value), name
