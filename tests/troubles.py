@@ -61,6 +61,12 @@ class Trouble:
             os.read(pipe, 1)
         os.close(pipe)
 
+    def _start_engine(self) -> None:
+        """A child process; it has its new name a moment after `Popen` returns."""
+        engine = psutil.Process(subprocess.Popen(["sleep", self.engine]).pid)
+        while engine.cmdline() != ["sleep", self.engine]:
+            pass
+
     # kinds
 
     def killed(self) -> None:
@@ -80,12 +86,12 @@ class Trouble:
 
     def hang(self) -> None:
         """With an engine running, and with Python's lock: no thread of this process runs any more."""
-        subprocess.Popen(["sleep", self.engine])
+        self._start_engine()
         ctypes.PyDLL(None).sleep(10_000)
 
     def busy(self) -> None:
         """With an engine running; whoever reads the pipe ``struck`` is told."""
-        subprocess.Popen(["sleep", self.engine])
+        self._start_engine()
         with open(self.folder / "struck", "w") as pipe:
             pipe.write("!")
         while True:
