@@ -11,9 +11,18 @@ from torch.profiler import record_function
 
 from marl.config import count, number, one_of
 from marl.dice import EXPLORATION, Dice, Noise
-from marl.nets import AgentNet
-from marl.ops import best_available, chosen_value, epsilon_greedy, lambda_returns, masked_mean
-from marl.parts import Delay, Descent, JointQ, Loss, Memory, Stats, delayed
+from marl.nets import AgentNet, Layers
+from marl.ops import (
+    best_available,
+    chosen_value,
+    corrected_returns,
+    epsilon_greedy,
+    lambda_returns,
+    masked_mean,
+    n_step_returns,
+)
+from marl.parts import Bonus, Delay, Descent, JointQ, Loss, Memory, Stats, delayed
+from marl.scaling import RewardScaling
 from marl.types import EnvSpec, Episodes, View
 
 
@@ -41,15 +50,56 @@ class FactoredConfig:
 
     name: str = "factored"
     hidden: int = count(64)  # units of the agent's GRU
+    recurrent: bool = True  # a GRU; False: a feed-forward agent without memory
+    layer_norm: bool = False  # normalise the agent's hidden layers
+    shared: bool = True  # one network for all agents; False: one for each
     agent_id: bool = True  # feed the agent its index; False: agents are told apart by their observations alone
     last_action: bool = True  # feed the agent its previous choice
     gamma: float = number(0.99, least=0, most=1)
-    td_lambda: float = number(0.6, least=0, most=1)  # 0: one-step targets
+    rewards: str = one_of("raw", "scaled", "standardised")  # as they are, over their deviation, or also around 0
+    returns: str = one_of("peng", "n_step", "watkins", "harutyunyan")  # what values are drawn to (docs/family.md)
+    td_lambda: float = number(0.6, least=0, most=1)  # peng: PyMARL's TD(lambda); 0: one-step targets
+    n_step: int = count(3)  # n_step only: rewards before the value that is believed
     double_q: bool = True  # the live network chooses the action that the delayed one values
     td_weight: float = number(0.5, above=0)  # factor before the squared error: PyMARL2 1/2, PyMARL 1
     target_every_episodes: int = count(200)  # hard copy
     target_tau: float = number(0.0, least=0, most=1)  # if positive: soft copy after every update instead
     optimizer: Optimizer = field(default_factory=Optimizer)
+
+    def layers(self) -> Layers:
+        """The layout of the agents' network."""
+        return Layers(
+            self.hidden,
+            self.recurrent,
+            self.layer_norm,
+            self.shared,
+            last_action=self.last_action,
+            agent_id=self.agent_id,
+        )
+
+    def targets(self, batch: Episodes, following: Tensor, taken: Tensor | None, greedy: Tensor) -> Tensor:
+        """Returns (B, T, M) of ``batch`` as ``returns`` says.
+
+        ``following`` (B, T, M): values of the greedy choice at the view after each step; ``taken`` (B, T, M): those of
+        the choice that was made, for `CORRECTED` returns only; ``greedy`` (B, T) bool: it was the greedy one.
+        """
+        reward = batch.reward.unsqueeze(-1)
+        steps = (reward, batch.terminal, batch.mask, following, self.gamma)
+        if self.returns == "n_step":
+            return n_step_returns(*steps, self.n_step)
+        if self.returns == "peng":
+            return lambda_returns(*steps, self.td_lambda)
+        assert taken is not None
+        kept = greedy if self.returns == "watkins" else torch.ones_like(greedy)
+        return corrected_returns(*steps, self.td_lambda, taken, kept)
+
+    def scaling(self) -> tuple[Bonus, ...]:
+        """What brings rewards to unit size, as ``rewards`` says."""
+        return () if self.rewards == "raw" else (RewardScaling(centred=self.rewards == "standardised"),)
+
+
+CORRECTED = ("watkins", "harutyunyan")
+"""Returns that need the value of the choice that was made."""
 
 
 class Unrolled(NamedTuple):
@@ -66,7 +116,8 @@ class Unrolled(NamedTuple):
 class FactoredQ(JointQ):
     """Q_tot = mixer(Q_1 .. Q_N, s), learned by TD(lambda) towards delayed copies of both.
 
-    ``mixer(chosen (..., N), best (..., N), state (..., S)) -> (..., M)`` with M = 1, or M = N for separate learners.
+    ``mixer(chosen (..., N), best (..., N), state (..., S), actions (..., N)) -> (..., M)`` with M = 1, or M = N for
+    separate learners: see `marl.mixers`.
     """
 
     def __init__(self, agent: nn.Module, mixer: nn.Module, config: FactoredConfig) -> None:
@@ -111,8 +162,8 @@ class FactoredQ(JointQ):
     def utilities(self, view: View, memory: Memory) -> Tensor:
         return self.step(view, memory, None)[0]
 
-    def mix(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
-        return self.mixer(chosen, best, state).squeeze(-1)
+    def mix(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
+        return self.mixer(chosen, best, state, actions).squeeze(-1)
 
     # learning
 
@@ -128,21 +179,30 @@ class FactoredQ(JointQ):
         return None, {}
 
     def target(self, live: Tensor, batch: Episodes, noise: Noise) -> Tensor:
-        """TD(lambda) targets (B, T, M) from delayed copies; ``live`` (B, T+1, N, A) chooses the actions."""
-        slow = self.unroll(self.slow_agent, batch, noise, "target").values[:, 1:]
-        avail, state = batch.avail[:, 1:], batch.state[:, 1:]
-        best = best_available(live[:, 1:] if self.config.double_q else slow, avail)
-        maxima = slow.masked_fill(~avail, -torch.inf).amax(-1)
-        joint = self.slow_mixer(chosen_value(slow, best), maxima, state)
-        reward = batch.reward.unsqueeze(-1)
-        return lambda_returns(reward, batch.terminal, batch.mask, joint, self.config.gamma, self.config.td_lambda)
+        """Returns (B, T, M) from delayed copies; ``live`` (B, T+1, N, A) chooses the actions."""
+        slow = self.unroll(self.slow_agent, batch, noise, "target").values
+        best = best_available(live if self.config.double_q else slow, batch.avail)
+        maxima = slow.masked_fill(~batch.avail, -torch.inf).amax(-1)
+
+        def joint(actions: Tensor, views: slice) -> Tensor:
+            value: Tensor = self.slow_mixer(
+                chosen_value(slow[:, views], actions), maxima[:, views], batch.state[:, views], actions
+            )
+            return value
+
+        following = joint(best[:, 1:], slice(1, None))
+        taken = None
+        if self.config.returns in CORRECTED:
+            taken = joint(batch.actions, slice(None, -1))
+        greedy = (batch.actions == best[:, :-1]).all(-1)
+        return self.config.targets(batch, following, taken, greedy)
 
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
         with record_function("unroll"):
             live = self.unroll(self.agent, batch, noise, "live")
             taken, avail = live.values[:, :-1], batch.avail[:, :-1]
             best = taken.masked_fill(~avail, -torch.inf).amax(-1)
-            joint = self.mixer(chosen_value(taken, batch.actions), best, batch.state[:, :-1])
+            joint = self.mixer(chosen_value(taken, batch.actions), best, batch.state[:, :-1], batch.actions)
         with record_function("targets"), torch.no_grad():
             target = self.target(live.values.detach(), batch, noise)
         error = joint - target
@@ -164,4 +224,4 @@ class FactoredQ(JointQ):
 
 def agent_net(spec: EnvSpec, config: FactoredConfig) -> AgentNet:
     """The recurrent agent that most papers share."""
-    return AgentNet(spec, config.hidden, last_action=config.last_action, agent_id=config.agent_id)
+    return AgentNet(spec, config.layers())

@@ -33,7 +33,7 @@ from algos.formation.prediction import (
 )
 from marl.config import count, number, one_of
 from marl.dice import Noise
-from marl.nets import Monotonic
+from marl.mixers import Monotonic
 from marl.ops import masked_mean
 from marl.parts import Bonus, Cadence, Descent, JointQ, Parts, Stats
 from marl.types import EnvSpec, Episodes
@@ -234,7 +234,7 @@ def build(spec: EnvSpec, config: Config) -> Parts:
         mean_outside_training=profile.eval_latent == "mean",
     )
     if spec.n_agents == 1 or not (config.formation_head or config.beta1 or config.beta2):
-        return Parts(q)
+        return Parts(q, config.scaling())
     novelty = FormationNovelty(
         spec,
         beta=config.beta1,
@@ -248,5 +248,5 @@ def build(spec: EnvSpec, config: Config) -> Parts:
         repaired=profile.repaired,
     )
     if not (config.formation_head or config.beta2):
-        return Parts(q, (novelty,))
-    return Parts(q, (novelty, FormationAwareness(spec, config, encoder)))
+        return Parts(q, (*config.scaling(), novelty))
+    return Parts(q, (*config.scaling(), novelty, FormationAwareness(spec, config, encoder)))

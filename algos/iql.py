@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
-from marl.nets import Separate
+from marl.mixers import Separate
 from marl.parts import Parts
 from marl.types import EnvSpec
 
@@ -18,4 +18,4 @@ class Config(FactoredConfig):
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:
-    return Parts(FactoredQ(agent_net(spec, config), Separate(), config))
+    return Parts(FactoredQ(agent_net(spec, config), Separate(), config), config.scaling())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
 from marl.config import count
-from marl.nets import Monotonic
+from marl.mixers import Monotonic
 from marl.parts import Parts
 from marl.types import EnvSpec
 
@@ -22,4 +22,4 @@ class Config(FactoredConfig):
 
 def build(spec: EnvSpec, config: Config) -> Parts:
     mixer = Monotonic(spec, config.mixing_embed, config.hyper_embed)
-    return Parts(FactoredQ(agent_net(spec, config), mixer, config))
+    return Parts(FactoredQ(agent_net(spec, config), mixer, config), config.scaling())

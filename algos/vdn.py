@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
-from marl.nets import Sum
+from marl.mixers import Sum
 from marl.parts import Parts
 from marl.types import EnvSpec
 
@@ -18,4 +18,4 @@ class Config(FactoredConfig):
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:
-    return Parts(FactoredQ(agent_net(spec, config), Sum(), config))
+    return Parts(FactoredQ(agent_net(spec, config), Sum(), config), config.scaling())

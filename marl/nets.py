@@ -1,12 +1,31 @@
-"""Networks used by more than one paper."""
+"""Networks used by more than one paper: what an agent sees, remembers and values."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from marl.types import EnvSpec
+
+
+class Layers(NamedTuple):
+    """How the network of agents is laid out."""
+
+    hidden: int
+    """H"""
+    recurrent: bool = True
+    """False: a second linear layer in place of the GRU, and no memory."""
+    layer_norm: bool = False
+    """Normalise what comes out of each hidden layer (Ba et al. 2016)."""
+    shared: bool = True
+    """False: every agent has parameters of its own."""
+    last_action: bool = True
+    """Feed each agent its previous choice."""
+    agent_id: bool = True
+    """Feed each agent its index."""
 
 
 class AgentInput(nn.Module):
@@ -29,88 +48,185 @@ class AgentInput(nn.Module):
         return torch.cat(blocks, -1) if len(blocks) > 1 else obs
 
 
-class Recurrence(nn.Module):
-    """Linear, ReLU, GRU: one memory per agent, parameters shared."""
+class AgentLinear(nn.Module):
+    """A linear layer with parameters of its own for each agent, each drawn as `nn.Linear` draws them."""
+
+    def __init__(self, n_agents: int, size: int, out: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(size, out) for _ in range(n_agents)]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., N, I) -> (..., N, U)."""
+        return torch.einsum("...ni,nui->...nu", inputs, self.weight) + self.bias
+
+
+class TeamGRU(nn.GRU):
+    """A GRU whose parameters all agents share."""
 
     def __init__(self, size: int, hidden: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.fc1 = nn.Linear(size, hidden)
-        self.rnn = nn.GRU(hidden, hidden, batch_first=True)
-
-    def start(self, n: int, n_agents: int) -> Tensor:
-        """(E, N, H) zeros."""
-        return self.fc1.weight.new_zeros(n, n_agents, self.hidden)
+        super().__init__(size, hidden, batch_first=True)
 
     def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
         """(E, N, I), (E, N, H) -> (E, N, H)."""
-        rows = functional.relu(self.fc1(inputs)).flatten(0, 1)
-        w_ih, w_hh, b_ih, b_hh = self.rnn.all_weights[0]
-        return torch.gru_cell(rows, memory.flatten(0, 1), w_ih, w_hh, b_ih, b_hh).view_as(memory)
+        weights = self.all_weights[0]
+        return torch.gru_cell(inputs.flatten(0, 1), memory.flatten(0, 1), *weights).view_as(memory)
+
+    def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
+        """A whole episode from a zero memory: (B, T, N, I) -> (B, T, N, H)."""
+        batch, steps, agents, size = inputs.shape
+        histories: Tensor = super().forward(inputs.transpose(1, 2).reshape(batch * agents, steps, size))[0]
+        return histories.view(batch, agents, steps, self.hidden_size).transpose(1, 2)
+
+
+class AgentGRU(nn.Module):
+    """A GRU with parameters of its own for each agent, each drawn as `nn.GRU` draws them."""
+
+    def __init__(self, n_agents: int, size: int, hidden: int) -> None:
+        super().__init__()
+        layers = [nn.GRU(size, hidden) for _ in range(n_agents)]
+
+        def stacked(name: str) -> nn.Parameter:
+            return nn.Parameter(torch.stack([layer.get_parameter(name).detach() for layer in layers]))
+
+        self.weight_ih, self.weight_hh = stacked("weight_ih_l0"), stacked("weight_hh_l0")
+        self.bias_ih, self.bias_hh = stacked("bias_ih_l0"), stacked("bias_hh_l0")
+
+    def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
+        """(E, N, I), (E, N, H) -> (E, N, H)."""
+        return self._advance(self._project(inputs, self.weight_ih, self.bias_ih), memory)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """A whole episode from a zero memory: (B, T, N, I) -> (B, T, N, H)."""
-        batch, steps, agents, _ = inputs.shape
-        rows = functional.relu(self.fc1(inputs)).transpose(1, 2).reshape(batch * agents, steps, self.hidden)
-        hidden: Tensor = self.rnn(rows)[0]
-        return hidden.view(batch, agents, steps, self.hidden).transpose(1, 2)
+        memory = inputs.new_zeros(len(inputs), *self.weight_hh.shape[::2])
+        histories = []
+        for projected in self._project(inputs, self.weight_ih, self.bias_ih).unbind(1):
+            memory = self._advance(projected, memory)
+            histories.append(memory)
+        return torch.stack(histories, 1)
+
+    def _project(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.einsum("...ni,nui->...nu", inputs, weight) + bias
+
+    def _advance(self, projected: Tensor, memory: Tensor) -> Tensor:
+        reset, update, candidate = projected.chunk(3, -1)
+        from_reset, from_update, from_candidate = self._project(memory, self.weight_hh, self.bias_hh).chunk(3, -1)
+        kept = torch.sigmoid(update + from_update)
+        fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
+        return torch.lerp(fresh, memory, kept)
+
+
+class Recurrence(nn.Module):
+    """Linear, ReLU, GRU: one memory per agent."""
+
+    def __init__(self, size: int, n_agents: int, layers: Layers) -> None:
+        super().__init__()
+        hidden = layers.hidden
+        self.shape = (n_agents, hidden)
+        self.fc1 = linear(size, hidden, n_agents, layers)
+        self.norm1, self.norm2 = norm(layers), norm(layers)
+        self.rnn = TeamGRU(hidden, hidden) if layers.shared else AgentGRU(n_agents, hidden, hidden)
+
+    def start(self, n: int) -> Tensor:
+        """(E, N, H) zeros."""
+        return next(self.parameters()).new_zeros(n, *self.shape)
+
+    def step(self, inputs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, N, I), (E, N, H) -> features (E, N, H), memory (E, N, H)."""
+        memory = self.rnn.step(functional.relu(self.norm1(self.fc1(inputs))), memory)
+        return self.norm2(memory), memory
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """A whole episode from a zero memory: (B, T, N, I) -> features (B, T, N, H)."""
+        features: Tensor = self.norm2(self.rnn(functional.relu(self.norm1(self.fc1(inputs)))))
+        return features
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, Linear, ReLU: what is seen now is all there is."""
+
+    def __init__(self, size: int, n_agents: int, layers: Layers) -> None:
+        super().__init__()
+        self.n_agents = n_agents
+        self.fc1 = linear(size, layers.hidden, n_agents, layers)
+        self.fc2 = linear(layers.hidden, layers.hidden, n_agents, layers)
+        self.norm1, self.norm2 = norm(layers), norm(layers)
+
+    def start(self, n: int) -> Tensor:
+        """(E, N, 0)."""
+        return next(self.parameters()).new_zeros(n, self.n_agents, 0)
+
+    def step(self, inputs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, N, I), (E, N, 0) -> features (E, N, H), memory (E, N, 0)."""
+        return self(inputs), memory
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., N, I) -> features (..., N, H)."""
+        features = functional.relu(self.norm1(self.fc1(inputs)))
+        return functional.relu(self.norm2(self.fc2(features)))
+
+
+def linear(size: int, out: int, n_agents: int, layers: Layers) -> nn.Module:
+    """A linear layer of (..., N, size), for all agents or for each."""
+    return nn.Linear(size, out) if layers.shared else AgentLinear(n_agents, size, out)
+
+
+def norm(layers: Layers) -> nn.Module:
+    """What follows a hidden layer."""
+    return nn.LayerNorm(layers.hidden) if layers.layer_norm else nn.Identity()
+
+
+class AgentBody(nn.Module):
+    """What an agent makes of all that it has seen."""
+
+    def __init__(self, spec: EnvSpec, layers: Layers) -> None:
+        super().__init__()
+        self.input = AgentInput(spec, last_action=layers.last_action, agent_id=layers.agent_id)
+        kind = Recurrence if layers.recurrent else FeedForward
+        self.trunk: Recurrence | FeedForward = kind(self.input.size, spec.n_agents, layers)
+
+    def start(self, n: int) -> Tensor:
+        """Memory of ``n`` teams before their first view."""
+        return self.trunk.start(n)
+
+    def step(self, obs: Tensor, last_action: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """One view of E teams -> features (E, N, H), memory."""
+        return self.trunk.step(self.input(obs, last_action), memory)
+
+    def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
+        """Whole episodes (B, T, N, O), (B, T, N) -> features (B, T, N, H)."""
+        features: Tensor = self.trunk(self.input(obs, last_action))
+        return features
 
 
 class AgentNet(nn.Module):
-    """The DRQN agent of QMIX: Linear, ReLU, GRU, Linear (Rashid et al. 2018, section 4)."""
+    """The DRQN agent of QMIX: Linear, ReLU, GRU, Linear (Rashid et al. 2018, section 4).
 
-    def __init__(self, spec: EnvSpec, hidden: int, *, last_action: bool, agent_id: bool) -> None:
+    Args:
+        outputs: values per action; more than one for papers whose mixer takes several (WQMIX's central agents).
+    """
+
+    def __init__(self, spec: EnvSpec, layers: Layers, outputs: int = 1) -> None:
         super().__init__()
-        self.n_agents = spec.n_agents
-        self.input = AgentInput(spec, last_action=last_action, agent_id=agent_id)
-        self.body = Recurrence(self.input.size, hidden)
-        self.head = nn.Linear(hidden, spec.n_actions)
+        self.outputs = outputs
+        self.body = AgentBody(spec, layers)
+        self.head = linear(layers.hidden, spec.n_actions * outputs, spec.n_agents, layers)
 
     def start(self, n: int) -> Tensor:
-        return self.body.start(n, self.n_agents)
+        return self.body.start(n)
 
     def step(self, obs: Tensor, last_action: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """One view of E teams -> values (E, N, A), memory (E, N, H)."""
-        memory = self.body.step(self.input(obs, last_action), memory)
-        return self.head(memory), memory
+        features, memory = self.body.step(obs, last_action, memory)
+        return self.values(features), memory
 
     def forward(self, obs: Tensor, last_action: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole episodes (B, T, N, O), (B, T, N) -> values (B, T, N, A), histories (B, T, N, H)."""
-        histories = self.body(self.input(obs, last_action))
-        return self.head(histories), histories
+        """Whole episodes (B, T, N, O), (B, T, N) -> values (B, T, N, A), features (B, T, N, H)."""
+        features = self.body(obs, last_action)
+        return self.values(features), features
 
-
-class Monotonic(nn.Module):
-    """QMIX's mixer: weights from the state, kept positive by an absolute value (Rashid et al. 2018, section 4.1)."""
-
-    def __init__(self, spec: EnvSpec, embed: int, hyper_embed: int) -> None:
-        super().__init__()
-        self.n_agents, self.embed = spec.n_agents, embed
-        size = spec.state_dim
-        self.w1 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed * spec.n_agents))
-        self.b1 = nn.Linear(size, embed)
-        self.w2 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed))
-        self.value = nn.Sequential(nn.Linear(size, embed), nn.ReLU(), nn.Linear(embed, 1))
-
-    def forward(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
-        """Utilities (..., N) in states (..., S) -> joint value (..., 1). ``best`` is not needed."""
-        w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, self.embed))
-        hidden = functional.elu((chosen.unsqueeze(-2) @ w1).squeeze(-2) + self.b1(state))
-        joint: Tensor = (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.value(state)
-        return joint
-
-
-class Sum(nn.Module):
-    """VDN's mixer (Sunehag et al. 2018)."""
-
-    def forward(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
-        """(..., N) -> (..., 1)."""
-        return chosen.sum(-1, keepdim=True)
-
-
-class Separate(nn.Module):
-    """No mixing: every agent learns from the team's reward on its own (Tan 1993)."""
-
-    def forward(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
-        """(..., N) -> (..., N)."""
-        return chosen
+    def values(self, features: Tensor) -> Tensor:
+        """(..., N, H) -> (..., N, A), or (..., N, A, outputs) if there are several."""
+        values: Tensor = self.head(features)
+        return values if self.outputs == 1 else values.view(*values.shape[:-1], -1, self.outputs)

@@ -61,3 +61,46 @@ def lambda_returns(
     power = (ahead[None, :] - ahead[:, None]).to(mask.dtype)
     decay = torch.where(power >= 0, (gamma * trace) ** power.clamp(min=0), 0.0)
     return torch.einsum("tk,bkm->btm", decay.to(one_step.dtype), one_step)
+
+
+def n_step_returns(reward: Tensor, terminal: Tensor, mask: Tensor, bootstrap: Tensor, gamma: float, n: int) -> Tensor:
+    """n-step targets (B, T, M): n rewards, then a value; fewer where the episode ends before. Shapes as above.
+
+    G[t] = r[t] + .. + gamma^(m-1) r[t+m-1] + gamma^m (1 - terminal[t+m-1]) v[t+m], with m = min(n, L - t).
+    """
+    steps = mask.shape[1]
+    now = torch.arange(steps, device=mask.device)
+    power = now[None, :] - now[:, None]
+    decay = torch.where((power >= 0) & (power < n), gamma ** power.clamp(min=0).to(mask.dtype), 0.0)
+    rewards = torch.einsum("tk,bkm->btm", decay, reward * mask.unsqueeze(-1))
+    last = torch.minimum(now + n, mask.sum(1, keepdim=True).long()).clamp(min=1) - 1
+    value = bootstrap * (1 - terminal.to(mask.dtype)).unsqueeze(-1)
+    reached = value.gather(1, last.unsqueeze(-1).expand(-1, -1, value.shape[-1]))
+    discount = gamma ** (last + 1 - now).clamp(min=0).to(mask.dtype)
+    return (rewards + discount.unsqueeze(-1) * reached) * mask.unsqueeze(-1)
+
+
+def corrected_returns(
+    reward: Tensor,
+    terminal: Tensor,
+    mask: Tensor,
+    bootstrap: Tensor,
+    gamma: float,
+    trace: float,
+    taken: Tensor,
+    kept: Tensor,
+) -> Tensor:
+    """Q(lambda) targets (B, T, M) that do not take the behaviour's value for the greedy one's. Shapes as above.
+
+    ``taken`` (B, T, M): the value of the choice that was made; ``kept`` (B, T) bool: the trace passes through it.
+    G[t] = r[t] + gamma (1 - terminal[t]) (v[t+1] + lambda kept[t+1] (G[t+1] - taken[t+1])).
+    All kept: Harutyunyan et al. 2016; only greedy choices kept: Watkins 1989.
+    """
+    ongoing = mask.unsqueeze(-1)
+    surprise = (reward + gamma * (1 - terminal.to(mask.dtype)).unsqueeze(-1) * bootstrap - taken) * ongoing
+    now = torch.arange(mask.shape[1], device=mask.device)
+    power = now[None, :] - now[:, None]
+    decay = torch.where(power >= 0, (gamma * trace) ** power.clamp(min=0).to(mask.dtype), 0.0)
+    cuts = (~kept).cumsum(1)
+    passed = cuts[:, None, :] == cuts[:, :, None]
+    return (taken + torch.einsum("btk,bkm->btm", decay * passed, surprise)) * ongoing

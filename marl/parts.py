@@ -141,8 +141,11 @@ class JointQ(Part):
         """(E, N, A) values of each agent's actions at this view, for white-box attackers."""
         raise NotImplementedError
 
-    def mix(self, chosen: Tensor, best: Tensor, state: Tensor) -> Tensor:
-        """Joint value (...) of utilities ``chosen`` (..., N), whose maxima are ``best``, in ``state`` (..., S)."""
+    def mix(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
+        """Joint value (...) of ``actions`` (..., N) whose utilities are ``chosen`` (..., N), in ``state`` (..., S).
+
+        ``best`` (..., N) are the maxima of the agents' utilities.
+        """
         raise NotImplementedError
 
     def histories(self, batch: Episodes) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 
 from algos.factored import FactoredConfig, FactoredQ, Optimizer
 from marl.dice import Noise
-from marl.nets import AgentNet, Monotonic, Separate, Sum
+from marl.mixers import Monotonic, Separate, Sum
+from marl.nets import AgentNet, Layers
 from marl.ops import best_available, epsilon_greedy, lambda_returns, masked_mean, random_available
 from marl.types import EnvSpec, Episodes
 
@@ -88,7 +89,7 @@ def test_monotonic_mixer_grows_with_every_utility():
     torch.manual_seed(1)
     mixer, state = Monotonic(SPEC, 8, 16), torch.randn(20, 5)
     chosen = torch.randn(20, 2, requires_grad=True)
-    joint = mixer(chosen, chosen, state)
+    joint = mixer(chosen, chosen, state, chosen.long())
     assert joint.shape == (20, 1)
     (slope,) = torch.autograd.grad(joint.sum(), chosen)
     assert (slope >= 0).all() and (slope > 0).any()
@@ -100,20 +101,20 @@ def test_mixer_follows_its_definition():
     mixer, state, chosen = Monotonic(SPEC, 3, 4), torch.randn(5), torch.randn(2)
     w1, w2 = mixer.w1(state).abs().view(2, 3), mixer.w2(state).abs()
     hidden = torch.nn.functional.elu(chosen @ w1 + mixer.b1(state))
-    torch.testing.assert_close(mixer(chosen, chosen, state), hidden @ w2 + mixer.value(state))
+    torch.testing.assert_close(mixer(chosen, chosen, state, chosen.long()), hidden @ w2 + mixer.value(state))
 
 
 def test_published_parameter_counts():
     """5m_vs_6m of the S2Q page: agent 30,092 and mixer 31,521."""
     spec = EnvSpec("5m_vs_6m", n_agents=5, n_actions=12, obs_dim=55, state_dim=98, horizon=70)
-    agent = AgentNet(spec, 64, last_action=True, agent_id=False)
+    agent = AgentNet(spec, Layers(64, agent_id=False))
     assert sum(p.numel() for p in agent.parameters()) == 30_092
     assert sum(p.numel() for p in Monotonic(spec, 32, 64).parameters()) == 31_521
 
 
 def test_step_and_sequence_agree():
     torch.manual_seed(3)
-    agent = AgentNet(SPEC, 16, last_action=True, agent_id=True)
+    agent = AgentNet(SPEC, Layers(16, agent_id=True))
     obs, last = torch.randn(4, 6, 2, 4), torch.randint(-1, 3, (4, 6, 2))
     values, histories = agent(obs, last)
     memory = agent.start(4)
@@ -126,8 +127,8 @@ def test_step_and_sequence_agree():
 def test_agents_with_equal_observations_differ_only_by_their_index():
     torch.manual_seed(4)
     obs, last = torch.randn(1, 1, 1, 4).expand(1, 1, 2, 4), torch.full((1, 1, 2), -1)
-    shared, _ = AgentNet(SPEC, 8, last_action=True, agent_id=False)(obs, last)
-    indexed, _ = AgentNet(SPEC, 8, last_action=True, agent_id=True)(obs, last)
+    shared, _ = AgentNet(SPEC, Layers(8, agent_id=False))(obs, last)
+    indexed, _ = AgentNet(SPEC, Layers(8, agent_id=True))(obs, last)
     torch.testing.assert_close(shared[0, 0, 0], shared[0, 0, 1])
     assert not torch.allclose(indexed[0, 0, 0], indexed[0, 0, 1])
 

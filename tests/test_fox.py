@@ -615,7 +615,7 @@ def test_a_td_step_leaves_fnet_alone_but_flows_through_the_encoder():
     parts.q.descend(parts.q.loss(batch, Noise(0, 0)))
     names = changed(parts.q, before[0])
     assert not any(name.startswith(("encoder.", "slow_")) for name in names)
-    assert {"agent.formation.weight", "agent.body.rnn.weight_hh_l0", "agent.body.fc1.weight"} <= names
+    assert {"agent.formation.weight", "agent.body.trunk.rnn.weight_hh_l0", "agent.body.trunk.fc1.weight"} <= names
     assert not changed(parts.bonuses[1], before[2])
     assert all(p.grad is None for p in parts.q.encoder.parameters())
 
@@ -627,7 +627,7 @@ def test_without_the_other_heads_the_memory_still_learns_through_the_encoder():
         for parameter in (agent.shared.weight, agent.shared.bias, agent.local_weight, agent.local_bias):
             parameter.zero_()
     parts.q.loss(annotated(episodes([7, 5]), parts), Noise(0, 0)).value.backward()
-    assert agent.body.rnn.weight_hh_l0.grad.abs().max() > 0
+    assert agent.body.trunk.rnn.weight_hh_l0.grad.abs().max() > 0
     assert all(p.grad is None for p in parts.q.encoder.parameters())
 
 
@@ -715,10 +715,12 @@ def test_the_target_is_one_step_and_the_loss_a_mean_over_steps():
         live = parts.q.unroll(parts.q.agent, batch, noise, "live")
         slow = parts.q.unroll(parts.q.slow_agent, batch, noise, "target")
         best = live.values.argmax(-1, keepdim=True)
-        nexts = parts.q.slow_mixer(slow.values.gather(-1, best)[:, 1:, :, 0], None, batch.state[:, 1:])[..., 0]
+        nexts = parts.q.slow_mixer(
+            slow.values.gather(-1, best)[:, 1:, :, 0], None, batch.state[:, 1:], best[:, 1:, :, 0]
+        )[..., 0]
         target = batch.reward + 0.99 * ~batch.terminal * nexts
         chosen = live.values[:, :-1].gather(-1, batch.actions[..., None])[..., 0]
-        error = (parts.q.mixer(chosen, None, batch.state[:, :-1])[..., 0] - target) * batch.mask
+        error = (parts.q.mixer(chosen, None, batch.state[:, :-1], batch.actions)[..., 0] - target) * batch.mask
         penalty, _ = parts.q.penalty(live, batch)
     torch.testing.assert_close(loss.value, error.square().sum() / batch.mask.sum() + penalty)
     torch.testing.assert_close(loss.priority, error.square().sum(1) / batch.mask.sum(1))
@@ -780,7 +782,7 @@ def test_sizes_on_three_against_one():
     assert size(parts.q.encoder) == 41344
     assert size(awareness_part.historian) == 33088
     assert size(awareness_part.decoder) == 42764
-    assert size(agent.body.fc1) == 2944 and size(agent.body.rnn) == 24960
+    assert size(agent.body.trunk.fc1) == 2944 and size(agent.body.trunk.rnn) == 24960
     assert size(agent.shared) == size(agent.formation) == 1235
     assert agent.local_weight.numel() + agent.local_bias.numel() == 3 * 1235
     assert sum(p.numel() for p in parts.q.learned()) == size(agent) + size(parts.q.mixer)

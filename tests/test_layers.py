@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"marl.types"},
-    {"marl.ops", "marl.nets", "marl.dice", "marl.env"},
-    {"marl.parts", "marl.config", "marl.parallel"},
+    {"marl.ops", "marl.nets", "marl.mixers", "marl.dice", "marl.env"},
+    {"marl.parts", "marl.config", "marl.parallel", "marl.scaling"},
     {"algos", "envs"},
     {"marl.replay", "marl.worker", "marl.checkpoint", "marl.log", "marl.statistics", "marl.video"}
     | {"marl.terminal", "marl.progress", "marl.curves", "marl.ledger"},

@@ -51,7 +51,8 @@ def joint_values(run: Run) -> torch.Tensor:
         values = q.utilities(view, q.memory(1))[0]
         best, actions = values.amax(-1), range(env.spec.n_actions)
         table = [
-            q.mix(torch.stack([values[0, i], values[1, j]]), best, view.state[0]) for i, j in product(actions, actions)
+            q.mix(torch.stack([values[0, i], values[1, j]]), best, view.state[0], torch.tensor([i, j]))
+            for i, j in product(actions, actions)
         ]
     return torch.stack(table).view(len(actions), len(actions))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from algos.factored import FactoredConfig, FactoredQ, Unrolled
 from algos.formation.prediction import Encoder
 from marl.dice import Dice, Noise
-from marl.nets import AgentInput, Recurrence
+from marl.nets import AgentBody
 from marl.ops import masked_mean
 from marl.parts import Memory, Stats, delayed
 from marl.types import EnvSpec, Episodes, View
@@ -32,9 +32,7 @@ class FormationAgent(nn.Module):
 
     def __init__(self, spec: EnvSpec, config: FactoredConfig, latent: int | None) -> None:
         super().__init__()
-        self.n_agents = spec.n_agents
-        self.input = AgentInput(spec, last_action=config.last_action, agent_id=config.agent_id)
-        self.body = Recurrence(self.input.size, config.hidden)
+        self.body = AgentBody(spec, config.layers())
         self.shared = nn.Linear(config.hidden, spec.n_actions)
         local = [nn.Linear(config.hidden, spec.n_actions) for _ in range(spec.n_agents)]
         self.local_weight = nn.Parameter(torch.stack([head.weight.detach() for head in local]))
@@ -42,15 +40,15 @@ class FormationAgent(nn.Module):
         self.formation = nn.Linear(latent, spec.n_actions) if latent else None
 
     def start(self, n: int) -> Tensor:
-        return self.body.start(n, self.n_agents)
+        return self.body.start(n)
 
-    def step(self, obs: Tensor, last_action: Tensor, memory: Tensor) -> Tensor:
-        """One view of E teams -> memory (E, N, H)."""
-        return self.body.step(self.input(obs, last_action), memory)
+    def step(self, obs: Tensor, last_action: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """One view of E teams -> histories (E, N, H), memory."""
+        return self.body.step(obs, last_action, memory)
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
         """Whole episodes (B, T, N, O), (B, T, N) -> histories (B, T, N, H)."""
-        histories: Tensor = self.body(self.input(obs, last_action))
+        histories: Tensor = self.body(obs, last_action)
         return histories
 
     def heads(self, histories: Tensor, latents: Tensor | None) -> Heads:
@@ -99,14 +97,14 @@ class FormationQ(FactoredQ):
         return [*super().targets(), *lagged]
 
     def step(self, view: View, memory: Memory, dice: Dice | None) -> tuple[Tensor, Memory]:
-        memory = self.agent.step(view.obs, view.last_action, memory)
+        histories, memory = self.agent.step(view.obs, view.last_action, memory)
         if self.agent.formation is None:
-            return self.agent.heads(memory, None).values, memory
-        law = self.encoder(memory)
+            return self.agent.heads(histories, None).values, memory
+        law = self.encoder(histories)
         if dice is None or (self._mean_outside_training and dice.purpose != "train"):
-            return self.agent.heads(memory, law.mean).values, memory
+            return self.agent.heads(histories, law.mean).values, memory
         noise = torch.from_numpy(dice.normal("fox.latent", tuple(law.mean.shape[1:])))
-        return self.agent.heads(memory, law.sample(noise)).values, memory
+        return self.agent.heads(histories, law.sample(noise)).values, memory
 
     def unroll(self, agent: nn.Module, batch: Episodes, noise: Noise, purpose: str) -> Unrolled:
         """Heads work on views that belong to an episode; values of padding are 0, and draw no noise."""

@@ -1,0 +1,78 @@
+"""From the agents' utilities to the joint value: mixers used by more than one paper.
+
+A mixer takes the utilities ``chosen`` (..., N) of joint ``actions`` (..., N) long, the maxima ``best`` (..., N) of the
+same agents' utilities and the ``state`` (..., S), and gives joint values (..., 1), or (..., N) for separate learners.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from marl.types import EnvSpec
+
+
+class Monotonic(nn.Module):
+    """QMIX's mixer: weights from the state, kept positive by an absolute value (Rashid et al. 2018, section 4.1)."""
+
+    def __init__(self, spec: EnvSpec, embed: int, hyper_embed: int) -> None:
+        super().__init__()
+        self.n_agents, self.embed = spec.n_agents, embed
+        size = spec.state_dim
+        self.w1 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed * spec.n_agents))
+        self.b1 = nn.Linear(size, embed)
+        self.w2 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed))
+        self.value = nn.Sequential(nn.Linear(size, embed), nn.ReLU(), nn.Linear(embed, 1))
+
+    def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
+        """Utilities (..., N) in states (..., S) -> joint value (..., 1)."""
+        w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, self.embed))
+        hidden = functional.elu((chosen.unsqueeze(-2) @ w1).squeeze(-2) + self.b1(state))
+        joint: Tensor = (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.value(state)
+        return joint
+
+
+class Sum(nn.Module):
+    """VDN's mixer (Sunehag et al. 2018)."""
+
+    def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
+        """(..., N) -> (..., 1)."""
+        return chosen.sum(-1, keepdim=True)
+
+
+class Separate(nn.Module):
+    """No mixing: every agent learns from the team's reward on its own (Tan 1993)."""
+
+    def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
+        """(..., N) -> (..., N)."""
+        return chosen
+
+
+class Unrestricted(nn.Module):
+    """WQMIX's central mixer, without monotonicity: net([s, c]) + V(s) (Rashid et al. 2020, section 4; its released code).
+
+    Args:
+        embed: hidden units of each layer.
+        outputs: values E that each agent gives, as `AgentNet`'s.
+    """
+
+    def __init__(self, spec: EnvSpec, embed: int = 256, outputs: int = 1) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.net = nn.Sequential(
+            nn.Linear(spec.state_dim + spec.n_agents * outputs, embed),
+            nn.ReLU(),
+            nn.Linear(embed, embed),
+            nn.ReLU(),
+            nn.Linear(embed, embed),
+            nn.ReLU(),
+            nn.Linear(embed, 1),
+        )
+        self.value = nn.Sequential(nn.Linear(spec.state_dim, embed), nn.ReLU(), nn.Linear(embed, 1))
+
+    def forward(self, chosen: Tensor, state: Tensor) -> Tensor:
+        """Central utilities (..., N), or (..., N, E) if E > 1, in states (..., S) -> joint value (..., 1)."""
+        inputs = chosen if self.outputs == 1 else chosen.flatten(-2)
+        joint: Tensor = self.net(torch.cat([state, inputs], -1)) + self.value(state)
+        return joint
