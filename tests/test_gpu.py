@@ -1,0 +1,76 @@
+"""Risk: a GPU learns something else than a CPU, or not at all. Skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import algos
+import envs
+from marl import cli
+from marl.env import SideBySide
+from marl.learner import Learner, Pace
+from marl.replay import Replay
+from marl.worker import TRAIN, Plan, Worker
+from tests.toys import Clockwork
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SPEC = Clockwork.spec
+
+
+def learner(name: str, device: str, **options) -> Learner:
+    (settings,) = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    torch.manual_seed(0)
+    parts = algos.assemble(SPEC, settings.algo)
+    layout = {**SPEC.fields(), **parts.columns()}
+    replay = Replay(SPEC, layout, 32, torch.device(device))
+    return Learner(parts, replay, Pace(8, 1.0, 8), 0, **options)
+
+
+def play(subject: Learner, name: str) -> None:
+    """Three rounds of eight episodes, learned from as they come."""
+    (settings,) = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    worker = Worker(algos.assemble(SPEC, settings.algo), SideBySide(Clockwork, 8), 0)
+    for number in range(3):
+        worker.load(subject.weights())
+        for record in worker.play(Plan(number, TRAIN, 8 * number, 8, epsilon=0.5)).records:
+            subject.absorb(record)
+            subject.improve()
+
+
+@pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
+def test_every_algorithm_learns_there_and_its_checkpoint_moves_between_devices(name):
+    there, here = learner(name, "cuda"), learner(name, "cpu")
+    before = there.weights()
+    play(there, name)
+    assert any((before[key] != array).any() for key, array in there.weights().items())
+    here.restore({key: value.cpu() for key, value in there.tensors().items()}, there.state())
+    here.replay.restore({key: value.cpu() for key, value in there.replay.state().items()})
+    for key, array in here.weights().items():
+        torch.testing.assert_close(torch.from_numpy(array), torch.from_numpy(there.weights()[key]), atol=0, rtol=0)
+    here.update()
+
+
+@pytest.mark.parametrize("name", ["iql", "vdn", "qmix"])
+def test_one_update_is_the_same_on_both(name):
+    """Up to the order in which sums are taken."""
+    there, here = learner(name, "cuda"), learner(name, "cpu")
+    play(here, name)
+    there.restore({key: value.clone() for key, value in here.tensors().items()}, here.state())
+    there.replay.restore(here.replay.state())
+    told = [subject.update() for subject in (there, here)]
+    assert float(told[0]["loss/td"]) == pytest.approx(float(told[1]["loss/td"]), rel=1e-4)
+    for key, array in here.weights().items():
+        torch.testing.assert_close(
+            torch.from_numpy(there.weights()[key]), torch.from_numpy(array), atol=1e-4, rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize("options", [{"precision": "tf32"}, {"precision": "bf16"}, {"compiled": True}])
+def test_faster_arithmetic_and_compiled_networks_still_learn(options):
+    subject = learner("qmix", "cuda", **options)
+    play(subject, "qmix")
+    assert torch.isfinite(torch.as_tensor(subject.update()["loss/td"]))
