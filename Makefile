@@ -5,7 +5,7 @@ ARGS ?= algo=fox env=grf
 BIN := .venv/bin
 
 # Read by scripts/setup.sh, which has their defaults.
-export PYTHON TORCH TORCH_INDEX FOOTBALL
+export PYTHON TORCH TORCH_INDEX FOOTBALL JAX
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,7 @@ help:  ## this list
 	@echo "  TORCH_INDEX  index to take it from (pip's own); PyTorch's install page, \"Start Locally\", names the CPU-only one"
 	@echo '               (.venv remembers TORCH and TORCH_INDEX)'
 	@echo '  FOOTBALL     no: leave the football engine and its system packages out'
+	@echo "  JAX          no: leave JaxMARL's suite out (0.6 GB; it needs Python 3.11 or newer)"
 
 setup:  ## make .venv and install everything; takes a moment when that is done
 	@scripts/setup.sh

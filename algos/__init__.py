@@ -11,11 +11,19 @@ if TYPE_CHECKING:  # torch takes a second to import, and the names of algorithms
     from marl.types import EnvSpec
 
 ALGORITHMS: dict[str, str] = {
+    "fim": "algos.fim",
     "fox": "algos.fox",
     "iql": "algos.iql",
+    "laies": "algos.laies",
+    "pqn_vdn": "algos.pqn_vdn",
+    "qatten": "algos.qatten",
     "qmix": "algos.qmix",
+    "qplex": "algos.qplex",
+    "qtran": "algos.qtran",
     "random_attack": "algos.random_attack",
+    "s2q": "algos.s2q",
     "vdn": "algos.vdn",
+    "wqmix": "algos.wqmix",
 }
 ATTACKS: dict[str, str] = {
     "random_actions": "algos.attacks.random_actions",

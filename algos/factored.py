@@ -30,7 +30,7 @@ from marl.types import EnvSpec, Episodes, View
 class Optimizer:
     """How the value's parameters change."""
 
-    name: str = one_of("adam", "rmsprop")
+    name: str = one_of("adam", "radam", "rmsprop")
     lr: float = number(1e-3, above=0)
     alpha: float = number(0.99, least=0, most=1)  # rmsprop: decay of the squared gradient
     eps: float = number(1e-8, above=0)
@@ -38,10 +38,12 @@ class Optimizer:
 
     def make(self, name: str, parameters: list[nn.Parameter]) -> Descent:
         """The optimiser of ``parameters``, known as ``name`` in errors and checkpoints."""
-        if self.name == "adam":
-            return Descent(name, torch.optim.Adam(parameters, lr=self.lr, eps=self.eps), self.clip)
-        optimizer = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
-        return Descent(name, optimizer, self.clip)
+        if self.name == "rmsprop":
+            rmsprop = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
+            return Descent(name, rmsprop, self.clip)
+        if self.name == "radam":
+            return Descent(name, torch.optim.RAdam(parameters, lr=self.lr, eps=self.eps), self.clip)
+        return Descent(name, torch.optim.Adam(parameters, lr=self.lr, eps=self.eps, fused=True), self.clip)
 
 
 @dataclass
@@ -118,17 +120,21 @@ class FactoredQ(JointQ):
 
     ``mixer(chosen (..., N), best (..., N), state (..., S), actions (..., N)) -> (..., M)`` with M = 1, or M = N for
     separate learners: see `marl.mixers`.
+
+    Args:
+        lagging: False: no delayed copies are kept, and targets are values of the live networks.
     """
 
-    def __init__(self, agent: nn.Module, mixer: nn.Module, config: FactoredConfig) -> None:
+    def __init__(self, agent: nn.Module, mixer: nn.Module, config: FactoredConfig, *, lagging: bool = True) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.lagging = config, lagging
         self.agent, self.mixer = agent, mixer
-        self.slow_agent, self.slow_mixer = delayed(agent), delayed(mixer)
+        if lagging:
+            self.slow_agent, self.slow_mixer = delayed(agent), delayed(mixer)
         self.delay = Delay(config.target_every_episodes, config.target_tau)
 
     def targets(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.slow_agent, self.agent), (self.slow_mixer, self.mixer)]
+        return [(self.slow_agent, self.agent), (self.slow_mixer, self.mixer)] if self.lagging else []
 
     def learned(self) -> list[nn.Parameter]:
         """What the TD error changes."""
@@ -141,7 +147,7 @@ class FactoredQ(JointQ):
         return [self._descent]
 
     def compilable(self) -> list[nn.Module]:
-        return [self.agent, self.slow_agent, self.mixer, self.slow_mixer]
+        return [self.agent, self.mixer, *(copied for copied, _ in self.targets())]
 
     # acting
 
@@ -180,14 +186,14 @@ class FactoredQ(JointQ):
 
     def target(self, live: Tensor, batch: Episodes, noise: Noise) -> Tensor:
         """Returns (B, T, M) from delayed copies; ``live`` (B, T+1, N, A) chooses the actions."""
-        slow = self.unroll(self.slow_agent, batch, noise, "target").values
+        slow = self.unroll(self.slow_agent, batch, noise, "target").values if self.lagging else live
+        mixer = self.slow_mixer if self.lagging else self.mixer
         best = best_available(live if self.config.double_q else slow, batch.avail)
         maxima = slow.masked_fill(~batch.avail, -torch.inf).amax(-1)
 
         def joint(actions: Tensor, views: slice) -> Tensor:
-            value: Tensor = self.slow_mixer(
-                chosen_value(slow[:, views], actions), maxima[:, views], batch.state[:, views], actions
-            )
+            chosen = chosen_value(slow[:, views], actions)
+            value: Tensor = mixer(chosen, maxima[:, views], batch.state[:, views], actions)
             return value
 
         following = joint(best[:, 1:], slice(1, None))

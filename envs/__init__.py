@@ -12,9 +12,14 @@ from marl.config import Mistake, suggestion
 ENVIRONMENTS: dict[str, str] = {
     "grf": "envs.grf",
     "gymnasium": "envs.gymnasium",
+    "jaxmarl": "envs.jaxmarl",
+    "lbf": "envs.lbf",
     "matrix": "envs.matrix",
     "meet": "envs.meet",
     "pettingzoo": "envs.pettingzoo",
+    "rware": "envs.rware",
+    "stag_hunt": "envs.stag_hunt",
+    "push_box": "envs.push_box",
 }
 
 

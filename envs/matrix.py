@@ -5,6 +5,9 @@ multiagent systems", AAAI 1998 (repeated 25 times in the EPyMARL benchmark, Papo
 second stage as a game of its own (monotonic) from Rashid et al., "QMIX", ICML 2018, section 5; nonmonotonic from
 Son et al., "QTRAN", ICML 2019, table 1, used by Rashid et al., "Weighted QMIX", NeurIPS 2020, to show what a monotonic
 mixer cannot represent; nonmonotonic_small is the two-action game on the same point in the appendix of the QMIX paper.
+shifting pays 1, 0.9, 0.8 on its diagonal and 0 elsewhere until ``shift_at``; then ``rise``: the third becomes the best,
+1.6; ``fall``: the first becomes the worst, 0.5. After Jo, Lee, Han, "Retaining suboptimal actions to follow shifting
+optima in multi-agent reinforcement learning", ICLR 2026, whose own numbers are not known here.
 
 Agents see the stage of the game one-hot, which is the constant 1 where a game has a single stage; so does the state.
 The last repetition ends the task: it is terminal, not a time limit.
@@ -30,6 +33,8 @@ class Config:
     name: str = "matrix"
     game: str = "climbing"  # climbing | penalty | monotonic | nonmonotonic | nonmonotonic_small | two_step
     repeats: int = 1  # times the game is played in one episode; the EPyMARL benchmark plays 25
+    shift: str = "rise"  # shifting only: rise | fall
+    shift_at: int = 12_000  # shifting only: steps of training after which payoffs are the later ones
     k: float = -100.0  # penalty only: what a failed coordination costs, at most 0; published are 0, -25, -50, -75, -100
 
 
@@ -50,6 +55,12 @@ def two_step() -> Game:
     return Game(np.stack([nothing, safe, risky]).astype(np.float32), np.asarray([[1, 2], [END, END], [END, END]]))
 
 
+def diagonal(*payoffs: float) -> Game:
+    return one_step(np.diag(payoffs).tolist())
+
+
+BEFORE = (1.0, 0.9, 0.8)
+SHIFTS = {"rise": (1.0, 0.9, 1.6), "fall": (0.5, 0.9, 0.8)}
 GAMES: dict[str, Callable[[float], Game]] = {
     "climbing": lambda k: one_step([[11, -30, 0], [-30, 7, 6], [0, 0, 5]]),
     "penalty": lambda k: one_step([[10, 0, k], [0, 2, 0], [k, 0, 10]]),
@@ -57,11 +68,12 @@ GAMES: dict[str, Callable[[float], Game]] = {
     "nonmonotonic": lambda k: one_step([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]]),
     "nonmonotonic_small": lambda k: one_step([[2, 1], [1, 8]]),
     "two_step": lambda k: two_step(),
+    "shifting": lambda k: diagonal(*BEFORE),
 }
 
 
-def game(config: Config) -> Game:
-    """The stages a configuration asks for.
+def game(config: Config, steps: int = 0) -> Game:
+    """The stages a configuration asks for, as they are after ``steps`` steps of training.
 
     Raises:
         ValueError: a setting that cannot be, in one line.
@@ -72,6 +84,12 @@ def game(config: Config) -> Game:
         raise refusal("env.repeats", config.repeats, "allowed are 1 and more")
     if not -np.inf < config.k <= 0:
         raise refusal("env.k", config.k, "allowed are numbers up to 0")
+    if config.shift not in SHIFTS:
+        raise refusal("env.shift", config.shift, SHIFTS)
+    if config.shift_at < 0:
+        raise refusal("env.shift_at", config.shift_at, "allowed are 0 and more")
+    if config.game == "shifting" and steps >= config.shift_at:
+        return diagonal(*SHIFTS[config.shift])
     return GAMES[config.game](config.k)
 
 
@@ -89,9 +107,9 @@ def worth(stages: Game, stage: int = 0) -> float:
     )
 
 
-def optimum(config: Config) -> float:
-    """The highest undiscounted return of an episode."""
-    return config.repeats * worth(game(config))
+def optimum(config: Config, steps: int = 0) -> float:
+    """The highest undiscounted return of an episode after ``steps`` steps of training."""
+    return config.repeats * worth(game(config, steps))
 
 
 def probe(config: Config) -> None:
@@ -105,9 +123,10 @@ def make(config: Config, size: int) -> BatchedEnv:
 
 class MatrixGames(BatchedEnv):
     def __init__(self, config: Config, size: int) -> None:
-        self._game = stages = game(config)
-        self._optimum = optimum(config)
-        self._repeats = config.repeats
+        self._config, self._repeats = config, config.repeats
+        self.advance(0)
+        stages = self._game
+        tables = stages.payoffs, game(config, config.shift_at).payoffs
         n_stages, n_actions = stages.payoffs.shape[:2]
         self.size = size
         self.spec = EnvSpec(
@@ -118,10 +137,13 @@ class MatrixGames(BatchedEnv):
             state_dim=n_stages,
             horizon=depth(stages) * config.repeats,
             state_groups={"stage": tuple(range(n_stages))},
-            reward_range=(float(stages.payoffs.min()), float(stages.payoffs.max())),
+            reward_range=(float(np.min(tables)), float(np.max(tables))),
             columns={"won": Column((), "bool", "episode")},
         )
         self._one_hot = np.eye(n_stages, dtype=np.float32)
+
+    def advance(self, steps: int) -> None:
+        self._game, self._optimum = game(self._config, steps), optimum(self._config, steps)
 
     def reset(self, seeds: Sequence[int]) -> Moments:
         count = len(seeds)

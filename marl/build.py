@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch
 import algos
 import envs
 from marl import dice
-from marl.config import Settings
+from marl.config import Settings, phase_ends
 from marl.env import BatchedEnv
 from marl.fleet import Fleet, make_fleet
 from marl.learner import Learner, Pace
@@ -90,17 +89,17 @@ def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learn
         settings.replay.float,
         settings.replay.alpha if settings.replay.prioritised else None,
     )
-    pace = Pace(settings.learner.batch, settings.learner.updates_per_episode, settings.learner.burn_in)
+    learning = settings.learner
+    pace = Pace(learning.batch, learning.updates_per_episode, learning.burn_in, learning.every_episodes)
     return Learner(parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile)
 
 
 def schedule(settings: Settings) -> Schedule:
     """The order of plans, phase by phase."""
-    stages, ends = [], 0
-    for phase in settings.phases:
-        ends += phase.steps
-        make = partial(Stage, phase.name, ends, interventions=phase.interventions)
-        stages.append(make(epsilon_restart=phase.epsilon_restart, fresh_replay=phase.fresh_replay))
+    stages = []
+    for phase, end in zip(settings.phases, phase_ends(settings.phases, settings.steps), strict=True):
+        rules = {name: value for name, value in vars(phase).items() if name not in ("name", "steps")}
+        stages.append(Stage(phase.name, end, **rules))
     rollout = settings.rollout
     return Schedule(
         stages=tuple(stages) or (Stage("train", settings.steps),),

@@ -1,7 +1,7 @@
 """From YAML and `key=value` arguments to `Settings`, by Hydra's composition and grammar.
 
-Later wins: dataclass defaults; configs/algo (a wrapped algorithm's file before its wrapper's); configs/env;
-configs/experiment; the command line. A saved run stands in the place of all files.
+Later wins: dataclass defaults; configs/algo (a wrapped algorithm's file before its wrapper's); configs/recipe, for the
+innermost algorithm; configs/env; configs/experiment; the command line. A saved run stands in the place of all files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from marl.config import Mistake, Settings, default_name, suggestion
 from marl.typed import fill, one_line, put, tree
 
 CONFIGS = "configs"
-CHOSEN = {"algo": "algorithm", "env": "environment", "experiment": "experiment"}
+CHOSEN = {"algo": "algorithm", "env": "environment", "recipe": "recipe", "experiment": "experiment"}
 """Keys that choose a file of the folder they are called by."""
 Plain = dict[str, Any]
 Pair = tuple[str, Any]
@@ -50,8 +50,8 @@ class Registries:
 
     def names(self, key: str) -> list[str]:
         """What ``key`` may be."""
-        if key == "experiment":
-            return experiments()
+        if key in ("experiment", "recipe"):
+            return files(key)
         return sorted(self.environments if key == "env" else self.algorithms)
 
     def config(self, group: str, name: str) -> type:
@@ -60,11 +60,15 @@ class Registries:
         found: type = vars(import_module(path))["Config"]
         return found
 
+    def wraps(self, algorithm: str) -> bool:
+        """Whether it is made of another one."""
+        return "base" in {entry.name for entry in fields(self.config("algo", algorithm))}
 
-def experiments() -> list[str]:
-    """Names of the published settings."""
-    files = resources.files(CONFIGS).joinpath("experiment").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+def files(group: str) -> list[str]:
+    """Names of what a folder of configs/ holds: published settings of ``experiment``, ways to train of ``recipe``."""
+    found = resources.files(CONFIGS).joinpath(group).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in found if file.name.endswith(".yaml"))
 
 
 def settings_from(given: Sequence[Pair], registries: Registries, saved: Plain | None = None) -> Settings:
@@ -80,7 +84,7 @@ def settings_from(given: Sequence[Pair], registries: Registries, saved: Plain | 
             values.append((key, value))
         elif value is not None:
             choices[key] = registries.choose(key, value)
-    plain = _from_files(choices) if saved is None else _from_saved(saved, choices)
+    plain = _from_files(choices, registries) if saved is None else _from_saved(saved, choices)
     for key in ("algo", "env"):
         plain[key]["name"] = registries.choose(key, plain.setdefault(key, {}).get("name"))
     layers = [*_wrapped(plain["algo"], "algo", choices, registries), plain]
@@ -113,9 +117,13 @@ def _built(root: DictConfig) -> Settings:
 # files
 
 
-def _from_files(choices: Mapping[str, str]) -> Plain:
-    """What configs/ says of these choices."""
-    plain, chosen = _composed("config", [f"{key}={choices[key]}" for key in CHOSEN if key in choices])
+def _from_files(choices: Mapping[str, str], registries: Registries) -> Plain:
+    """What configs/ says of these choices. A recipe is not for an algorithm that wraps, but for the one within."""
+    asked = {key: f"{key}={choices[key]}" for key in CHOSEN if key in choices}
+    plain, chosen = _composed("config", [*asked.values()])
+    if "recipe" in asked and chosen["algo"] and registries.wraps(registries.choose("algo", chosen["algo"])):
+        del asked["recipe"]
+        plain, chosen = _composed("config", [*asked.values()])
     for key in ("algo", "env"):
         plain.setdefault(key, {})["name"] = chosen[key]
     return plain
@@ -123,8 +131,9 @@ def _from_files(choices: Mapping[str, str]) -> Plain:
 
 def _from_saved(saved: Plain, choices: Mapping[str, str]) -> Plain:
     """What a saved run says. Where another algorithm or environment is chosen, that section comes from its file."""
-    if "experiment" in choices:
-        raise Mistake(f"experiment={choices['experiment']}: a saved run brings all settings; allowed is one of the two")
+    for key in ("experiment", "recipe"):
+        if key in choices:
+            raise Mistake(f"{key}={choices[key]}: a saved run brings all settings; allowed is one of the two")
     plain: Any = OmegaConf.to_container(OmegaConf.create(saved), resolve=False)
     for key in ("algo", "env"):
         if key in choices and choices[key] != plain[key]["name"]:
@@ -132,9 +141,12 @@ def _from_saved(saved: Plain, choices: Mapping[str, str]) -> Plain:
     return dict(plain)
 
 
-def _file(group: str, name: str) -> Plain:
-    """configs/GROUP/NAME.yaml, as it changes the settings as a whole."""
-    plain = _composed(f"{group}/{name}", [])[0]
+def _file(group: str, name: str, recipe: str | None = None) -> Plain:
+    """configs/GROUP/NAME.yaml, as it and then a recipe change the settings as a whole."""
+    if recipe is None:
+        plain = _composed(f"{group}/{name}", [])[0]
+    else:
+        plain = _composed("config", [f"{group}={name}", f"recipe={recipe}"])[0]
     plain.setdefault(group, {})["name"] = name
     return plain
 
@@ -165,16 +177,16 @@ def _wrapped(section: Plain, key: str, choices: Mapping[str, str], registries: R
         given = {"name": choices[inner]}
     if given["name"] is None:
         return []
-    file = _file("algo", registries.choose(inner, given["name"]))
+    name = registries.choose(inner, given["name"])
+    file = _file("algo", name, None if registries.wraps(name) else choices.get("recipe"))
     section["base"] = OmegaConf.to_container(OmegaConf.merge(file.pop("algo"), given), resolve=False)
     return [*_wrapped(section["base"], inner, choices, registries), file]
 
 
 def _attach(holder: DictConfig, place: str, section: Plain, key: str, registries: Registries) -> None:
     """Grow the typed tree by an algorithm and those it wraps."""
-    config = registries.config("algo", section["name"])
-    holder[place] = tree(config)
-    wraps, base = "base" in {entry.name for entry in fields(config)}, section.get("base")
+    holder[place] = tree(registries.config("algo", section["name"]))
+    wraps, base = registries.wraps(section["name"]), section.get("base")
     if wraps and base is None:
         registries.choose(f"{key}.base", None)
     if base is not None and not wraps:
@@ -194,5 +206,5 @@ def _refuse_renaming(root: DictConfig, plain: Plain, choices: Mapping[str, str])
         now = OmegaConf.select(root, f"{key}.name")
         if now != chosen:
             raise Mistake(f"{key}.name={now}: allowed is {chosen}; another one is chosen by {key}=NAME")
-    for key in choices.keys() - names.keys() - {"experiment"}:
+    for key in choices.keys() - names.keys() - {"experiment", "recipe"}:
         raise Mistake(f"{key}={choices[key]}: {key.removesuffix('.base')} wraps no other algorithm; allowed is none")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import Any
 
 
@@ -49,6 +50,7 @@ class Learning:
     batch: int = count(32)  # episodes per update
     updates_per_episode: float = number(1.0, above=0)  # updates for each training episode that comes in
     burn_in: int = count(32)  # episodes stored before the first update
+    every_episodes: int = count(1)  # updates wait until this many episodes have come, then all that are due are made
     threads: int = count(1)  # CPU threads of the learner
 
 
@@ -119,8 +121,10 @@ class Phase:
     """A stretch of training with rules of its own."""
 
     name: str
-    steps: int = field(metadata={"least": 1, "above": -math.inf, "most": math.inf})  # environment steps
+    steps: int | None = count(None)  # environment steps; null: what the other phases leave, in one of them at most
     interventions: bool = True  # attackers and partners play
+    updates: bool = True  # false: episodes are collected, nothing is learned
+    epsilon: float | None = number(None, least=0, most=1)  # share of random actions throughout; null: it anneals
     epsilon_restart: bool = False  # epsilon anneals anew
     fresh_replay: bool = False  # episodes of earlier phases are dropped
 
@@ -174,21 +178,51 @@ def check(settings: Settings) -> None:
     Raises:
         Mistake: a value that is not allowed, alone or beside others.
     """
-    for key, value, entry in leaves(settings):
-        if value is not None:
-            _check_value(key, value, entry)
+    check_values(settings)
     learner, rollout, replay = settings.learner, settings.rollout, settings.replay
     if rollout.backend == "inline" and rollout.workers != 1:
         raise Mistake(f"rollout.workers={rollout.workers}: allowed is 1 with rollout.backend=inline")
     if rollout.inflight < rollout.workers:
         least = f"rollout.workers ({rollout.workers})"
         raise Mistake(f"rollout.inflight={rollout.inflight}: allowed are {least} and more, plans for all of them")
-    for key, episodes in (("batch", learner.batch), ("burn_in", learner.burn_in)):
+    for key, episodes in (
+        ("batch", learner.batch),
+        ("burn_in", learner.burn_in),
+        ("every_episodes", learner.every_episodes),
+    ):
         if episodes > replay.capacity:
             raise Mistake(f"learner.{key}={episodes}: allowed are up to replay.capacity ({replay.capacity})")
-    total = sum(phase.steps for phase in settings.phases)
-    if settings.phases and total != settings.steps:
-        raise Mistake(f"steps={settings.steps}: allowed is {total}, the sum of the steps of phases")
+    phase_ends(settings.phases, settings.steps)
+
+
+def phase_ends(phases: Sequence[Phase], steps: int) -> list[int]:
+    """Environment steps at which each phase ends, in a run of ``steps``.
+
+    Raises:
+        Mistake: they do not add up.
+    """
+    if not phases:
+        return []
+    known = sum(phase.steps or 0 for phase in phases)
+    unknown = sum(phase.steps is None for phase in phases)
+    if unknown > 1:
+        raise Mistake(f"phases: {unknown} of them have no steps; allowed is one, which takes what the others leave")
+    if unknown and known >= steps:
+        raise Mistake(f"steps={steps}: allowed is more than {known}, which other phases take from one without steps")
+    if not unknown and known != steps:
+        raise Mistake(f"steps={steps}: allowed is {known}, the sum of the steps of phases")
+    return list(accumulate(steps - known if phase.steps is None else phase.steps for phase in phases))
+
+
+def check_values(config: Any) -> None:
+    """Refuse values that the fields of a dataclass, and of those below it, do not allow.
+
+    Raises:
+        Mistake: such a value.
+    """
+    for key, value, entry in leaves(config):
+        if value is not None:
+            _check_value(key, value, entry)
 
 
 def _check_value(key: str, value: Any, entry: Field[Any]) -> None:

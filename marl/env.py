@@ -72,6 +72,12 @@ class Env(ABC):
     def step(self, actions: Array) -> Moment:
         """Move every agent; ``actions`` (N,) int64, all available."""
 
+    def advance(self, steps: int) -> None:  # noqa: B027 - most worlds stay as they are
+        """Training has consumed ``steps`` environment steps: for worlds that change while a team learns.
+
+        Called before `reset`, and decides together with the seed what episodes are like, never the process they are in.
+        """
+
     def render(self) -> Array:
         """A picture of this moment, (height, width, 3) uint8.
 
@@ -98,6 +104,9 @@ class BatchedEnv(ABC):
     @abstractmethod
     def step(self, actions: Array, live: Array) -> Moments:
         """Move the copies where ``live`` (E,) is True; ``actions`` (E, N). Other rows keep their last values."""
+
+    def advance(self, steps: int) -> None:  # noqa: B027 - most worlds stay as they are
+        """Training has consumed ``steps`` environment steps: see `Env.advance`."""
 
     @abstractmethod
     def render(self, copy: int = 0) -> Array:
@@ -158,6 +167,10 @@ class SideBySide(BatchedEnv):
         playing.truncated[row] = moment.truncated
         for name, value in moment.columns.items():
             playing.columns[name][row] = value
+
+    def advance(self, steps: int) -> None:
+        for copy in self.copies:
+            copy.advance(steps)
 
     def render(self, copy: int = 0) -> Array:
         return self.copies[copy].render()

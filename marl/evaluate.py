@@ -93,8 +93,10 @@ def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None])
     return {name: tensor.detach().numpy() for name, tensor in parts.travelling().items()}, saved.step
 
 
-def play(settings: Settings, request: Request, weights: dict[str, Array], warn: Callable[[str], None]) -> list[Rollout]:
-    """All episodes, greedily; the same whatever the number of workers."""
+def play(
+    settings: Settings, request: Request, weights: dict[str, Array], step: int, warn: Callable[[str], None]
+) -> list[Rollout]:
+    """All episodes, greedily, in the world as it is after ``step`` steps; the same whatever the number of workers."""
     copies = settings.rollout.envs_per_worker
     make = build.MakeWorker(settings, copies, request.attack)
     backend, timeout = "inline" if request.workers == 1 else "local", settings.rollout.timeout
@@ -110,6 +112,7 @@ def play(settings: Settings, request: Request, weights: dict[str, Array], warn: 
                     episodes=min(copies, request.episodes - first),
                     interventions=request.interventions or request.attack is not None,
                     film=request.video and number == 0,
+                    asked_at=step,
                 ),
                 version,
             )
@@ -155,7 +158,7 @@ def evaluate(argv: Sequence[str]) -> int:
     except (Mistake, checkpoint.NoCheckpoint) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
-    rollouts = play(settings, request, weights, warn)
+    rollouts = play(settings, request, weights, step, warn)
     estimates = measure([record for rollout in rollouts for record in rollout.records])
     against = request.attack.name if request.attack else "clean"
     table = Table(title=f"{folder} at step {step:,}, {against}, {request.episodes} episodes", box=None)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from marl.compose import CONFIGS, Registries, experiments
+from marl.compose import CONFIGS, Registries, files
 from marl.config import Settings, key_of
 from marl.typed import shown
 
@@ -23,6 +23,7 @@ EXAMPLES = """\
   {command} algo=qmix env=grf env.scenario=academy_corner steps=20000 rollout.backend=ray
   {command} algo=random_attack algo.base=fox algo.base.beta1=0.02 env=grf
   {command} -m algo=qmix,vdn env=meet seed=0,1,2
+  {command} algo=qplex recipe=tuned env=meet
   {command} experiment=fox_3v1 learner.batch=16
   {command} resume=runs/fox_grf_s0 steps=4000000
   {command} from=runs/fox_grf_s0 seed=1"""
@@ -51,7 +52,8 @@ def guide(command: str, registries: Registries, chosen: dict[str, type]) -> str:
         _section("options", OPTIONS),
         _section("algorithms (algo=NAME)", _listed(_first_lines(registries.algorithms))),
         _section("environments (env=NAME)", _listed(_first_lines(registries.environments))),
-        _section("published settings (experiment=NAME)", _listed({name: _headline(name) for name in experiments()})),
+        _section("ways to train (recipe=NAME)", _headlines("recipe")),
+        _section("published settings (experiment=NAME)", _headlines("experiment")),
         _section(
             "settings, with their defaults before the files in configs/ have their say", _table(settings(Settings))
         ),
@@ -84,9 +86,14 @@ def first_line(module: str) -> str:
     return (doc or "").partition("\n")[0]
 
 
-def _headline(experiment: str) -> str:
-    """The first comment of an experiment's file that says what it is."""
-    text = resources.files(CONFIGS).joinpath("experiment", f"{experiment}.yaml").read_text(encoding="utf-8")
+def _headlines(group: str) -> str:
+    """What the files of a folder of configs/ say they are."""
+    return _listed({name: _headline(group, name) for name in files(group)})
+
+
+def _headline(group: str, name: str) -> str:
+    """The first comment of a file that says what it is."""
+    text = resources.files(CONFIGS).joinpath(group, f"{name}.yaml").read_text(encoding="utf-8")
     comments = (line[1:].strip() for line in text.splitlines() if line.startswith("#"))
     return next((comment for comment in comments if not comment.startswith("@")), "")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from marl.dice import Noise, generator
+from marl.heap import keep_freed_memory
 from marl.parts import Bonus, Descent, Intervention, NonFinite, Parts, Stats
 from marl.replay import Replay
 from marl.types import Array, Clock, Episodes, Record
@@ -29,6 +30,8 @@ class Pace:
     """The update-to-data ratio; the same whatever the number of environments."""
     burn_in: int
     """Episodes stored before the first update."""
+    every_episodes: int = 1
+    """Updates wait until this many episodes have come; then all that are due are made."""
 
 
 class Learner:
@@ -45,6 +48,7 @@ class Learner:
         self.parts, self.replay, self.pace, self.seed = parts, replay, pace, seed
         self.device = replay.device
         self.clock = Clock()
+        keep_freed_memory()
         self._precision = precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         self._travelling = {}
@@ -65,14 +69,15 @@ class Learner:
 
     def absorb(self, record: Record) -> None:
         """Store one finished training episode, annotated in order of arrival."""
-        with record_function("absorb"):
-            fresh = Episodes.of_records([record], {name: self.replay.layout[name] for name in record})
-            columns: dict[str, Tensor] = {}
-            for bonus in self.parts.bonuses:
-                columns |= {name: value[0] for name, value in bonus.annotate(fresh).items()}
-            missing = self.replay.layout.keys() - record.keys() - columns.keys()
-            absent = {name: torch.zeros(self._shape(name, len(record["reward"]))) for name in missing}
-            self.replay.add({**record, **columns, **absent})
+        columns: dict[str, Tensor] = {}
+        if self.parts.bonuses:
+            with record_function("annotate"):
+                fresh = Episodes.of_records([record], {name: self.replay.layout[name] for name in record})
+                for bonus in self.parts.bonuses:
+                    columns |= {name: value[0] for name, value in bonus.annotate(fresh).items()}
+        missing = self.replay.layout.keys() - record.keys() - columns.keys()
+        absent = {name: torch.zeros(self._shape(name, len(record["reward"]))) for name in missing}
+        self.replay.add({**record, **columns, **absent})
         self.clock.episodes += 1
         self.clock.steps += len(record["reward"])
         if len(self.replay) >= max(self.pace.burn_in, self.pace.batch):
@@ -100,7 +105,7 @@ class Learner:
     def improve(self) -> list[Stats]:
         """Everything that is due: updates by the ratio, then parts that follow a cadence of their own."""
         done = []
-        while self._credit >= 1.0 - 1e-9:
+        while self._credit >= 1.0 - 1e-9 and self.clock.episodes % self.pace.every_episodes == 0:
             self._credit -= 1.0
             done.append(self.update())
         own = self._fit_by_episodes()

@@ -12,13 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from marl import video
+from marl import chart, video
 from marl.terminal import Terminal, terminal_for
 from marl.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
+
+    from marl.parts import Bars
 
 JSON_LINES = "scalars.jsonl"
 CSV = "scalars.csv"
@@ -117,14 +119,14 @@ class Log:
         Raises:
             ValueError: the frames have another shape or type, or ``fps`` is not positive.
         """
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         file = video.save(frames, fps, self.folder / "videos" / f"{tag.replace('/', '_')}_{step:010d}")
-        height, width = frames.shape[1:3]
-        small = video.gif(frames, fps, BOARD_WIDTH)
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=small)
-        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+        self._picture(tag, video.gif(frames, fps, BOARD_WIDTH), frames.shape[1:3], step)
         return file
+
+    def bars(self, tag: str, bars: Bars, step: int) -> None:
+        """A bar chart in TensorBoard's images."""
+        drawn = chart.draw(bars)
+        self._picture(tag, chart.png(drawn), drawn.shape[:2], step)
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
         """A matplotlib figure in TensorBoard's images; it is closed."""
@@ -197,6 +199,13 @@ class Log:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+    def _picture(self, tag: str, encoded: bytes, size: tuple[int, ...], step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width = size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def _add(self, summary: object, step: int) -> None:
         writer: Any = self._board_at(step).file_writer

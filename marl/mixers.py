@@ -6,11 +6,15 @@ same agents' utilities and the ``state`` (..., S), and gives joint values (..., 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from marl.types import EnvSpec
+
+
+def two_layers(size: int, hidden: int, out: int) -> nn.Sequential:
+    """Linear, ReLU, Linear: (..., size) -> (..., out)."""
+    return nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 class Monotonic(nn.Module):
@@ -20,15 +24,17 @@ class Monotonic(nn.Module):
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
         size = spec.state_dim
-        self.w1 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed * spec.n_agents))
+        self.w1 = two_layers(size, hyper_embed, embed * spec.n_agents)
         self.b1 = nn.Linear(size, embed)
-        self.w2 = nn.Sequential(nn.Linear(size, hyper_embed), nn.ReLU(), nn.Linear(hyper_embed, embed))
-        self.value = nn.Sequential(nn.Linear(size, embed), nn.ReLU(), nn.Linear(embed, 1))
+        self.w2 = two_layers(size, hyper_embed, embed)
+        self.value = two_layers(size, embed, 1)
 
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Utilities (..., N) in states (..., S) -> joint value (..., 1)."""
+        state = state.contiguous()  # four layers read it
         w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, self.embed))
-        hidden = functional.elu((chosen.unsqueeze(-2) @ w1).squeeze(-2) + self.b1(state))
+        # N is small: a batch of vectors times matrices is slower than what it is made of.
+        hidden = functional.elu((chosen.unsqueeze(-1) * w1).sum(-2) + self.b1(state))
         joint: Tensor = (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.value(state)
         return joint
 
@@ -50,7 +56,7 @@ class Separate(nn.Module):
 
 
 class Unrestricted(nn.Module):
-    """WQMIX's central mixer, without monotonicity: net([s, c]) + V(s) (Rashid et al. 2020, section 4; its released code).
+    """WQMIX's central mixer, without monotonicity: net([s, c]) + V(s) (Rashid et al. 2020, section 4; released code).
 
     Args:
         embed: hidden units of each layer.
@@ -69,10 +75,17 @@ class Unrestricted(nn.Module):
             nn.ReLU(),
             nn.Linear(embed, 1),
         )
-        self.value = nn.Sequential(nn.Linear(spec.state_dim, embed), nn.ReLU(), nn.Linear(embed, 1))
+        self.value = two_layers(spec.state_dim, embed, 1)
 
     def forward(self, chosen: Tensor, state: Tensor) -> Tensor:
-        """Central utilities (..., N), or (..., N, E) if E > 1, in states (..., S) -> joint value (..., 1)."""
+        """Central utilities (..., N), or (..., N, E) if E > 1, in states (..., S) -> joint value (..., 1).
+
+        ``state`` may lack leading dimensions of ``chosen``: what depends on it alone is computed once.
+        """
         inputs = chosen if self.outputs == 1 else chosen.flatten(-2)
-        joint: Tensor = self.net(torch.cat([state, inputs], -1)) + self.value(state)
+        first: nn.Linear = self.net[0]  # type: ignore[assignment]
+        weight: Tensor = first.weight
+        by_state, by_inputs = weight.split([state.shape[-1], inputs.shape[-1]], -1)
+        hidden = functional.linear(state, by_state, first.bias) + functional.linear(inputs, by_inputs)
+        joint: Tensor = self.net[1:](hidden) + self.value(state)
         return joint

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.recurrent import unroll
 from marl.types import EnvSpec
 
 
@@ -45,7 +46,7 @@ class AgentInput(nn.Module):
             blocks.append(functional.one_hot(last_action + 1, self.actions + 1)[..., 1:].to(obs.dtype))
         if self.identity is not None:
             blocks.append(self.identity.expand(*obs.shape[:-1], -1))
-        return torch.cat(blocks, -1) if len(blocks) > 1 else obs
+        return torch.cat(blocks, -1) if len(blocks) > 1 else obs.contiguous()
 
 
 class AgentLinear(nn.Module):
@@ -65,19 +66,16 @@ class AgentLinear(nn.Module):
 class TeamGRU(nn.GRU):
     """A GRU whose parameters all agents share."""
 
-    def __init__(self, size: int, hidden: int) -> None:
-        super().__init__(size, hidden, batch_first=True)
-
     def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
         """(E, N, I), (E, N, H) -> (E, N, H)."""
         weights = self.all_weights[0]
         return torch.gru_cell(inputs.flatten(0, 1), memory.flatten(0, 1), *weights).view_as(memory)
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
-        """A whole episode from a zero memory: (B, T, N, I) -> (B, T, N, H)."""
-        batch, steps, agents, size = inputs.shape
-        histories: Tensor = super().forward(inputs.transpose(1, 2).reshape(batch * agents, steps, size))[0]
-        return histories.view(batch, agents, steps, self.hidden_size).transpose(1, 2)
+        """Whole episodes from a zero memory, steps first: (T, B, N, I) -> (T, B, N, H)."""
+        rows = inputs.flatten(1, 2)
+        histories: Tensor = super().forward(rows)[0] if inputs.is_cuda else unroll(rows, *self.all_weights[0])
+        return histories.view(*inputs.shape[:3], self.hidden_size)
 
 
 class AgentGRU(nn.Module):
@@ -98,13 +96,10 @@ class AgentGRU(nn.Module):
         return self._advance(self._project(inputs, self.weight_ih, self.bias_ih), memory)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """A whole episode from a zero memory: (B, T, N, I) -> (B, T, N, H)."""
-        memory = inputs.new_zeros(len(inputs), *self.weight_hh.shape[::2])
-        histories = []
-        for projected in self._project(inputs, self.weight_ih, self.bias_ih).unbind(1):
-            memory = self._advance(projected, memory)
-            histories.append(memory)
-        return torch.stack(histories, 1)
+        """Whole episodes from a zero memory, steps first: (T, B, N, I) -> (T, B, N, H)."""
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        histories: Tensor = unroll(inputs.permute(2, 0, 1, 3), *weights)
+        return histories.permute(1, 2, 0, 3)
 
     def _project(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.einsum("...ni,nui->...nu", inputs, weight) + bias
@@ -138,7 +133,7 @@ class Recurrence(nn.Module):
         return self.norm2(memory), memory
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """A whole episode from a zero memory: (B, T, N, I) -> features (B, T, N, H)."""
+        """Whole episodes from a zero memory, steps first: (T, B, N, I) -> features (T, B, N, H)."""
         features: Tensor = self.norm2(self.rnn(functional.relu(self.norm1(self.fc1(inputs)))))
         return features
 
@@ -196,8 +191,9 @@ class AgentBody(nn.Module):
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
         """Whole episodes (B, T, N, O), (B, T, N) -> features (B, T, N, H)."""
-        features: Tensor = self.trunk(self.input(obs, last_action))
-        return features
+        # Steps first, for what a recurrence needs at once should lie together.
+        features: Tensor = self.trunk(self.input(obs.transpose(0, 1), last_action.transpose(0, 1)))
+        return features.transpose(0, 1)
 
 
 class AgentNet(nn.Module):
@@ -224,7 +220,7 @@ class AgentNet(nn.Module):
     def forward(self, obs: Tensor, last_action: Tensor) -> tuple[Tensor, Tensor]:
         """Whole episodes (B, T, N, O), (B, T, N) -> values (B, T, N, A), features (B, T, N, H)."""
         features = self.body(obs, last_action)
-        return self.values(features), features
+        return self.values(features.transpose(0, 1)).transpose(0, 1), features
 
     def values(self, features: Tensor) -> Tensor:
         """(..., N, H) -> (..., N, A), or (..., N, A, outputs) if there are several."""

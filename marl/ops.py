@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from marl.types import Array
 
@@ -52,15 +53,14 @@ def lambda_returns(
     Written as one product with the triangle of (gamma lambda)^(k-t), since steps of an episode are contiguous.
     """
     steps = mask.shape[1]
-    last = mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
+    last = mask - functional.pad(mask[:, 1:], (0, 1))
     weight = gamma * (1 - terminal.to(mask.dtype)) * (1 - trace + trace * last)
     one_step = (reward + weight.unsqueeze(-1) * bootstrap) * mask.unsqueeze(-1)
     if trace == 0 or steps == 1:
         return one_step
-    ahead = torch.arange(steps, device=mask.device)
-    power = (ahead[None, :] - ahead[:, None]).to(mask.dtype)
-    decay = torch.where(power >= 0, (gamma * trace) ** power.clamp(min=0), 0.0)
-    return torch.einsum("tk,bkm->btm", decay.to(one_step.dtype), one_step)
+    ahead = torch.arange(steps, device=mask.device, dtype=one_step.dtype)
+    decay = (gamma * trace) ** (ahead[None, :] - ahead[:, None]).clamp(min=0)
+    return decay.triu() @ one_step
 
 
 def n_step_returns(reward: Tensor, terminal: Tensor, mask: Tensor, bootstrap: Tensor, gamma: float, n: int) -> Tensor:

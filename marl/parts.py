@@ -21,6 +21,18 @@ Stats = dict[str, Tensor | float]
 """Metric name to a scalar; tensors stay on their device until they are logged."""
 
 
+class Bars(NamedTuple):
+    """A bar chart for the log."""
+
+    values: Sequence[float]
+    labels: Sequence[str]
+    """One per bar; what stands before the last dot is the bar's group."""
+    marked: Sequence[bool]
+    """Bars that stand out."""
+    line: float | None = None
+    """A level to compare with."""
+
+
 class Loss(NamedTuple):
     """What a `JointQ` asks to be minimised."""
 
@@ -115,6 +127,10 @@ class Part(nn.Module):
 
     def restore(self, records: Mapping[str, Tensor]) -> None:
         """Take back what `records` gave."""
+
+    def figures(self) -> Mapping[str, Bars]:
+        """Charts by tag, as things stand; they are drawn whenever a checkpoint is written."""
+        return {}
 
     def compilable(self) -> Sequence[nn.Module]:
         """Networks worth compiling."""

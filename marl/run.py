@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
@@ -79,10 +79,14 @@ class Run:
             self._tell_evaluation(rollout)
             return
         began, stage = time.perf_counter(), self.schedule.stage(self.learner.clock.steps)
+        learns = self.schedule.stages[stage].updates
+        ratio = self.settings.learner.updates_per_episode if learns else 0.0
+        self.learner.pace = replace(self.learner.pace, updates_per_episode=ratio)
         self.tally.played(rollout)
         for record in rollout.records:
             self.learner.absorb(record)
-            self.tally.improved(self.learner.improve())
+            if learns:
+                self.tally.improved(self.learner.improve())
         self._enter_stage_after(stage)
         self.version = self.fleet.publish(self.learner.weights())
         self.tally.spent({"learner": time.perf_counter() - began})
@@ -139,6 +143,7 @@ class Run:
 
     def save(self) -> None:
         """A checkpoint of everything, the plans under way and the weights they were given included."""
+        self._draw()
         asked = self.fleet.outstanding()
         weights = {
             f"{version}.{name}": torch.from_numpy(array)
@@ -161,6 +166,11 @@ class Run:
         }
         saved = checkpoint.Checkpoint(self.learner.clock.steps, tensors, state)
         checkpoint.save(self.folder / "checkpoints", saved, self.settings.checkpoint.keep)
+
+    def _draw(self) -> None:
+        for _, part in self.learner.parts.named():
+            for tag, bars in part.figures().items():
+                self.log.bars(tag, bars, self.learner.clock.steps)
 
     def resume(self) -> None:
         """Go on from the newest checkpoint that is whole; a run that ended before its first one starts again.

@@ -160,11 +160,11 @@ def describe() -> dict[str, Any]:
 
 
 def _git(root: Path) -> dict[str, Any] | None:
-    """Commit of the source checkout and whether files differ from it; None for an installed copy."""
+    """Commit of the source checkout and whether files other than results differ; None for an installed copy."""
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     commit = _git_says(root, "rev-parse", "--verify", "HEAD")
-    return {"commit": commit, "dirty": bool(_git_says(root, "status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(_git_says(root, "status", "--porcelain", "--", ":!results"))}
 
 
 def _git_says(root: Path, *command: str) -> str | None:

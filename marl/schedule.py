@@ -17,6 +17,10 @@ class Stage:
     until: int
     """Consumed steps at which the next phase begins."""
     interventions: bool = True
+    updates: bool = True
+    """False: its episodes are stored, nothing is learned."""
+    epsilon: float | None = None
+    """Share of random actions throughout this phase; None: it anneals."""
     epsilon_restart: bool = False
     """Exploration begins anew with this phase."""
     fresh_replay: bool = False
@@ -73,6 +77,9 @@ class Schedule:
 
     def epsilon_at(self, steps: int) -> float:
         index = self.stage(steps)
+        fixed = self.stages[index].epsilon
+        if fixed is not None:
+            return fixed
         begins = [0, *(stage.until for stage in self.stages)]
         restarts = [begins[i] for i in range(index + 1) if self.stages[i].epsilon_restart]
         return self.epsilon.at(steps - (restarts[-1] if restarts else 0))

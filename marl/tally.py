@@ -14,10 +14,11 @@ from marl.worker import Rollout
 
 
 def summary(record: Record) -> dict[str, float]:
-    """What is told of one episode: return, length, and success where the environment says whether it was won."""
+    """What is told of one episode: return, length, success where it says whether it was won, and its other numbers."""
     told = {"return": float(record["reward"].sum(dtype="float64")), "length": float(len(record["reward"]))}
-    if "won" in record:
-        told["success"] = float(record["won"])
+    for name, value in record.items():
+        if value.ndim == 0:
+            told["success" if name == "won" else name] = float(value)
     return told
 
 

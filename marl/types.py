@@ -35,7 +35,9 @@ class Column:
 
     def rows(self, length: int) -> tuple[int, ...]:
         """Leading shape of an episode of ``length`` steps."""
-        return {"views": (length + 1,), "steps": (length,), "episode": ()}[self.span]
+        if self.span == "episode":
+            return ()
+        return (length + 1,) if self.span == "views" else (length,)
 
 
 @dataclass(frozen=True)

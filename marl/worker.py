@@ -14,6 +14,7 @@ from torch import Tensor
 
 from marl.dice import Dice
 from marl.env import BatchedEnv, Moments
+from marl.heap import keep_freed_memory
 from marl.parts import Parts, State
 from marl.types import Array, Column, EnvSpec, Record, View
 
@@ -81,8 +82,11 @@ class Tape:
 
     def episode(self, copy: int, length: int) -> Record:
         """A trimmed copy of one episode."""
-        cut = {name: column.rows(length)[:1] for name, column in self.layout.items()}
-        return {name: np.array(array[copy][tuple(map(slice, cut[name]))]) for name, array in self._arrays.items()}
+        record = {}
+        for name, array in self._arrays.items():
+            rows = self.layout[name].rows(length)
+            record[name] = array[copy, : rows[0]].copy() if rows else np.array(array[copy])
+        return record
 
 
 class Worker:
@@ -94,6 +98,7 @@ class Worker:
 
     def __init__(self, parts: Parts, env: BatchedEnv, seed: int, *, limits_end: bool = False) -> None:
         self.parts, self.env, self.seed, self.limits_end = parts, env, seed, limits_end
+        keep_freed_memory()
         for _, part in parts.named():
             part.eval().requires_grad_(False)
         written = [column for _, part in parts.named() for column in part.columns().items()]
@@ -136,6 +141,7 @@ class _Game:
 
     def play(self) -> Rollout:
         self._mark = time.perf_counter()
+        self.env.advance(self.plan.asked_at)
         moments = self.env.reset(self.dice.seeds())
         self._film()
         self._spent("simulator")

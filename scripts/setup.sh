@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venv and installs everything into it, the football engine included.
 # A step that succeeded leaves a stamp in .venv: done again it takes a moment, interrupted it goes on where it stopped.
-# Variables: PYTHON, TORCH, TORCH_INDEX, FOOTBALL (no, required, or empty: if it can be had), see `make help`.
+# Variables: PYTHON, TORCH, TORCH_INDEX, FOOTBALL (no, required, or empty: if it can be had), JAX (no, or empty: if it
+# can be had), see `make help`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,6 +30,7 @@ main() {
   key=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d ' ' -f 1)
   key="$key $torch $torch_index $version $PWD"
   decide_football
+  choose_extras
   install_system_packages
   decide_football # again: the packages may have brought the distribution's Python with them
   make_environment
@@ -98,6 +100,17 @@ decide_football() {
   [[ $football != required ]] || stop "no football: $obstacle"
   say "football skipped: $obstacle"
   football=no
+}
+
+# Sets extras. JaxMARL needs Python 3.11.
+choose_extras() {
+  extras=all,jaxmarl
+  if [[ ${JAX:-} == no ]]; then
+    extras=all
+  elif [[ $version == 3.10 ]]; then
+    say "JaxMARL's suite skipped: it needs Python 3.11 or newer"
+    extras=all
+  fi
 }
 
 install_system_packages() {
@@ -176,10 +189,10 @@ install_torch() {
 }
 
 install_marl() {
-  ! is_stamped marl "$key" || return 0
+  ! is_stamped marl "$key $extras" || return 0
   say "installing marl and what it needs"
-  pip_install --editable '.[all]' --constraint constraints.txt
-  stamp marl "$key"
+  pip_install --editable ".[$extras]" --constraint constraints.txt
+  stamp marl "$key $extras"
 }
 
 install_football() {

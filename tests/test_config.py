@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 import algos
 import envs
 from marl import cli
-from marl.compose import Registries, experiments
+from marl.compose import Registries, files
 from marl.config import Mistake, Settings, leaves
 from marl.env import EnvUnavailable
 from marl.guide import settings as listed
@@ -59,7 +59,7 @@ def told(capsys: Capture, *arguments: str) -> str:
 
 MISTAKES = [
     # choices
-    ("algo=fxo env=meet", ["algo=fxo", "qmix, random_attack, vdn", "did you mean fox?"]),
+    ("algo=fxo env=meet", ["algo=fxo", "qmix, qplex", "did you mean fox?"]),
     ("algo=qmix env=gfr", ["env=gfr", "matrix, meet", "did you mean grf?"]),
     ("experiment=fox3v1", ["experiment=fox3v1", "fox_corner", "did you mean fox_3v1?"]),
     ("env=meet", ["algo:", "qmix", "algo=NAME"]),
@@ -162,7 +162,7 @@ def test_every_environment_is_configured_by_its_own_class(name: str) -> None:
     assert made.name == f"qmix_{name}_s0"
 
 
-@pytest.mark.parametrize("name", experiments())
+@pytest.mark.parametrize("name", files("experiment"))
 def test_every_published_setting_is_a_run(name: str) -> None:
     free = [] if "override /env" in _text(name) else ["env=matrix"]
     made = settings(f"experiment={name}", *free)
@@ -436,7 +436,7 @@ def test_help_lists_everything_without_importing_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
     described = {line[0] for line in lines if len(line) > 2}
-    assert described >= {*algos.ALGORITHMS, *envs.ENVIRONMENTS, *experiments()}
+    assert described >= {*algos.ALGORITHMS, *envs.ENVIRONMENTS, *files("experiment")}
     keys = {start.partition("=")[0] for start in described}
     assert keys >= {key for key, _, _ in leaves(Settings(None, None))}
 

@@ -9,15 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"marl.types"},
+    {"marl.types", "marl.recurrent", "marl.heap"},
     {"marl.ops", "marl.nets", "marl.mixers", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel", "marl.scaling"},
     {"algos", "envs"},
-    {"marl.replay", "marl.worker", "marl.checkpoint", "marl.log", "marl.statistics", "marl.video"}
+    {"marl.replay", "marl.worker", "marl.checkpoint", "marl.log", "marl.statistics", "marl.video", "marl.chart"}
     | {"marl.terminal", "marl.progress", "marl.curves", "marl.ledger"},
     {"marl.learner", "marl.tally", "marl.crew", "marl.processes", "marl.dispatch", "marl.fleet"},
-    {"marl.schedule", "marl.typed", "marl.compose", "marl.runs", "marl.request", "marl.guide", "marl.cli"},
-    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.plot"},
+    {"marl.schedule", "marl.typed", "marl.compose", "marl.runs", "marl.request", "marl.guide", "marl.cli"}
+    | {"marl.tables", "marl.jobs", "marl.results", "marl.compare", "marl.report"},
+    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.plot"}
+    | {"marl.chance", "marl.reproduce"},
 ]
 COMMANDS = LEVELS[-1]
 FILES = [path for top in ("marl", "algos", "envs") for path in sorted((ROOT / top).rglob("*.py"))]

@@ -57,15 +57,15 @@ def test_padding_changes_nothing(config):
 
 
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 2.0])
-@pytest.mark.parametrize("side_by_side", [1, 4, 8])
+@pytest.mark.parametrize("side_by_side", [1, 4, 64])
 def test_the_update_to_data_ratio_means_the_same_for_any_number_of_environments(ratio, side_by_side):
     subject = learner(pace=Pace(batch=4, updates_per_episode=ratio, burn_in=8))
-    records = episodes(32)
-    for first in range(0, 32, side_by_side):
+    records = episodes(64)
+    for first in range(0, 64, side_by_side):
         for record in records[first : first + side_by_side]:
             subject.absorb(record)
             subject.improve()
-    assert subject.clock.updates == int((32 - 7) * ratio)
+    assert subject.clock.updates == int((64 - 7) * ratio)
 
 
 def test_environments_side_by_side_do_not_change_what_is_learned():

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import re
 
+import pytest
+import torch
+
+import algos
+import envs
+from marl import build, cli
+from marl.config import Mistake
+from marl.run import Run
 from marl.schedule import Epsilon, Schedule, Stage
 from marl.types import Clock
 from marl.worker import EVALUATE, TRAIN
@@ -90,3 +98,53 @@ def test_a_restored_schedule_goes_on():
     other.restore(one.state())
     clock = Clock(steps=100)
     assert [one.next(clock) for _ in range(5)] == [other.next(clock) for _ in range(5)]
+
+
+def test_a_phase_may_fix_its_share_of_random_actions():
+    stages = (Stage("random", 100, epsilon=1.0), Stage("train", 300, epsilon_restart=True), Stage("late", 400))
+    subject = schedule(stages=stages, eval_every=0)
+    assert subject.epsilon_at(0) == subject.epsilon_at(99) == 1.0
+    assert [subject.epsilon_at(step) for step in (100, 150, 350)] == [1.0, 0.5, 0.0]
+    assert schedule(stages=(Stage("greedy", 9, epsilon=0.0),)).epsilon_at(3) == 0.0
+
+
+def settings(*words):
+    (made,) = cli.parse(["algo=vdn", "env=meet", *words], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    return made
+
+
+def test_one_phase_may_take_what_the_others_leave():
+    made = settings("steps=50", "phases=[{name:a,steps:10,updates:false,epsilon:1},{name:b},{name:c,steps:15}]")
+    stages = build.schedule(made).stages
+    assert [(stage.name, stage.until) for stage in stages] == [("a", 10), ("b", 35), ("c", 50)]
+    assert [(stage.updates, stage.epsilon) for stage in stages] == [(False, 1.0), (True, None), (True, None)]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("steps=9 phases=[{name:a},{name:b}]", "phases: 2 of them have no steps"),
+        ("steps=9 phases=[{name:a,steps:9},{name:b}]", "steps=9: allowed is more than 9"),
+        ("steps=9 phases=[{name:a,steps:4}]", "steps=9: allowed is 4"),
+        ("steps=9 phases=[{name:a,steps:9,epsilon:2}]", "phases.0.epsilon=2"),
+    ],
+)
+def test_phases_that_do_not_add_up_are_refused(words, told):
+    with pytest.raises(Mistake, match=re.escape(told)):
+        settings(*words.split())
+
+
+def test_a_phase_without_updates_collects_and_owes_nothing_afterwards(tmp_path):
+    """Without the pause there would be 40 updates: one for each episode after the first 8."""
+    quiet = "log.terminal=false eval.every_steps=0 rollout.envs_per_worker=8 learner.batch=8 learner.burn_in=8"
+    ratio = "learner.updates_per_episode=1 env.horizon=5 rollout.epsilon_finish=1"
+    phases = "phases=[{name:statistic,steps:100,updates:false},{name:train,fresh_replay:true}]"
+    made = settings("steps=200", *quiet.split(), *ratio.split(), phases)
+    run = Run(made, build.learner(made, build.spec(made), torch.device("cpu")), tmp_path)
+    try:
+        run.play()
+    finally:
+        run.close()
+    clock, kept = run.learner.clock, len(run.learner.replay)
+    assert 100 <= clock.steps - kept * 5 + 40 and kept < clock.episodes
+    assert clock.updates == kept - 7

@@ -1,0 +1,69 @@
+"""Groups of state features that a world declares, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from marl.config import Mistake, suggestion
+from marl.types import EnvSpec, Episodes
+
+WHOLE = "state"
+"""What the one group of a world that declares none is called."""
+
+
+def groups(spec: EnvSpec) -> Mapping[str, tuple[int, ...]]:
+    """Features by meaning; all of them under one name where the world says nothing."""
+    return spec.state_groups or {WHOLE: tuple(range(spec.state_dim))}
+
+
+def feature_mask(spec: EnvSpec, names: Sequence[str], key: str) -> Tensor:
+    """(S,) bool: features of the named groups.
+
+    Raises:
+        Mistake: the world has no group of that name.
+    """
+    known = groups(spec)
+    for name in names:
+        if name not in known:
+            allowed = f"env={spec.name} has {', '.join(known)}{suggestion(name, known)}"
+            raise Mistake(f"{key}={name}: no such group of state features; {allowed}")
+    return _marked(spec, (known[name] for name in names))
+
+
+def native_mask(spec: EnvSpec, excluded: Sequence[str]) -> Tensor:
+    """(S,) bool: all features but those of groups with an excluded name; a world need not have them."""
+    known = groups(spec)
+    return ~_marked(spec, (known[name] for name in excluded if name in known))
+
+
+def _marked(spec: EnvSpec, members: Iterable[tuple[int, ...]]) -> Tensor:
+    mask = torch.zeros(spec.state_dim, dtype=torch.bool)
+    for features in members:
+        mask[list(features)] = True
+    return mask
+
+
+def refuse_unseen(spec: EnvSpec, key: str) -> None:
+    """Raises:
+    Mistake: the world does not tell which features each agent sees.
+    """
+    column = spec.columns.get("visible")
+    if column is None or column.shape != (spec.n_agents, spec.state_dim) or column.span != "views":
+        raise Mistake(f"{key}=true: env={spec.name} has no column visible; allowed is false")
+
+
+def visible_features(batch: Episodes, features: Tensor) -> Tensor:
+    """(M, N, C) bool: which of ``features`` (C,) each agent sees before each step that was played."""
+    return batch.columns["visible"][:, :-1][batch.mask.bool()][..., features]
+
+
+def labels(spec: EnvSpec) -> tuple[str, ...]:
+    """The group and the place in it of every feature, as in boxes.2; its index where it belongs to none."""
+    told = [str(feature) for feature in range(spec.state_dim)]
+    for name, features in groups(spec).items():
+        for place, feature in enumerate(features):
+            told[feature] = f"{name}.{place}"
+    return tuple(told)

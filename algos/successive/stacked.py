@@ -1,0 +1,70 @@
+"""Layers of S networks of one shape, side by side: one product for all of them instead of a loop over networks.
+
+Shapes beside those of `marl.types`: S networks, R rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from marl.recurrent import unroll
+
+
+class StackedLinear(nn.Module):
+    """S linear layers, each drawn as `nn.Linear` draws it."""
+
+    def __init__(self, networks: int, size: int, out: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(size, out) for _ in range(networks)]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(S, T, R, I) -> (S, T, R, U)."""
+        return _project(inputs, self.weight, self.bias)
+
+
+class StackedGRU(nn.Module):
+    """S GRUs, each drawn as `nn.GRU` draws it."""
+
+    def __init__(self, networks: int, size: int, hidden: int) -> None:
+        super().__init__()
+        layers = [nn.GRU(size, hidden) for _ in range(networks)]
+
+        def stacked(name: str) -> nn.Parameter:
+            return nn.Parameter(torch.stack([layer.get_parameter(name).detach() for layer in layers]))
+
+        self.weight_ih, self.weight_hh = stacked("weight_ih_l0"), stacked("weight_hh_l0")
+        self.bias_ih, self.bias_hh = stacked("bias_ih_l0"), stacked("bias_hh_l0")
+
+    def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
+        """(S, 1, R, I), (S, 1, R, H) -> (S, 1, R, H)."""
+        reset, update, candidate = _project(inputs, self.weight_ih, self.bias_ih).chunk(3, -1)
+        from_reset, from_update, from_candidate = _project(memory, self.weight_hh, self.bias_hh).chunk(3, -1)
+        kept = torch.sigmoid(update + from_update)
+        fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
+        return torch.lerp(fresh, memory, kept)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Whole episodes from zero memories: (S, T, R, I) -> (S, T, R, H)."""
+        return unroll(inputs, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+
+class StackedNorm(nn.Module):
+    """S layer normalisations (Ba et al. 2016)."""
+
+    def __init__(self, networks: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(networks, 1, 1, size))
+        self.bias = nn.Parameter(torch.zeros(networks, 1, 1, size))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(S, T, R, U) -> (S, T, R, U)."""
+        return functional.layer_norm(inputs, inputs.shape[-1:]) * self.weight + self.bias
+
+
+def _project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rows = torch.baddbmm(bias.unsqueeze(1), inputs.flatten(1, 2), weight.mT)
+    return rows.unflatten(1, inputs.shape[1:3])

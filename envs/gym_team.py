@@ -1,0 +1,131 @@
+"""Gymnasium worlds of a whole team: a tuple of spaces, lists of observations, actions and rewards.
+
+What `envs.lbf` and `envs.rware` share. The team's reward is the sum over agents and the state all observations in a
+row, as in the EPyMARL benchmark; all actions are available, for these worlds take one that cannot be done for a wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs import refusal
+from marl.env import Env, EnvUnavailable, Moment
+from marl.types import Array, Column, EnvSpec
+
+
+class Team(NamedTuple):
+    """What is known of a world before it plays."""
+
+    spec: EnvSpec
+    build: Callable[[], Any]
+    """One world, without wrappers: they check what this adapter obeys."""
+    fresh: Callable[[Any], None]
+    """Makes a world forget its last episode, as far as `reset` does not."""
+    ended: Callable[[Any], bool]
+    """Whether the task itself has ended, time apart."""
+    won: Callable[[Any], bool] | None
+    draw: Callable[[Any], Array]
+
+
+def registered(package: str, extra: str) -> Mapping[str, Any]:
+    """Gymnasium's registry with the worlds of a package.
+
+    Raises:
+        EnvUnavailable: it is not installed.
+    """
+    if find_spec(package) is None:
+        raise EnvUnavailable(f"env={extra} needs the package {package}: pip install -e '.[{extra}]'")
+    import gymnasium
+
+    import_module(package)
+    return gymnasium.registry
+
+
+def builder(entry: Any, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+    """Builds what a line of the registry says, with other arguments."""
+    from gymnasium.envs.registration import load_env_creator
+
+    creator, arguments = load_env_creator(entry.entry_point), {**entry.kwargs, **kwargs}
+
+    def build() -> Any:
+        try:
+            return creator(**arguments)
+        except TypeError as error:
+            raise refusal("env.kwargs", dict(kwargs), f"{entry.id} refuses them: {error}") from error
+
+    return build
+
+
+def read(team: Team) -> Team:
+    """The same with the spec filled in: build a world, read its spaces, close it.
+
+    Raises:
+        ValueError: its spaces are not those of a team that sees and acts alike.
+    """
+    world = team.build()
+    seen, acted = world.observation_space[0], world.action_space[0]
+    n = len(world.action_space)
+    if not set(map(type, world.action_space)) == {type(acted)} or "n" not in vars(acted):
+        raise refusal("env.kwargs", team.spec.name, f"only Discrete actions are allowed, agents act in {acted}")
+    if seen.shape is None:
+        raise refusal("env.kwargs", team.spec.name, f"only flat observations are allowed, agents see {seen}")
+    width = int(np.prod(seen.shape))
+    spec = replace(
+        team.spec,
+        n_agents=n,
+        n_actions=int(acted.n),
+        obs_dim=width,
+        state_dim=n * width,
+        agents=tuple(f"agent_{i}" for i in range(n)),
+        columns={} if team.won is None else {"won": Column((), "bool", "episode")},
+    )
+    world.close()
+    return team._replace(spec=spec)
+
+
+def outline(name: str, horizon: int) -> EnvSpec:
+    """A spec of which `read` knows the rest."""
+    return EnvSpec(name=name, n_agents=1, n_actions=1, obs_dim=1, state_dim=1, horizon=horizon, noop=0)
+
+
+class TeamWorld(Env):
+    """One such world."""
+
+    def __init__(self, team: Team) -> None:
+        self._team, self.spec = team, team.spec
+        self._world: Any = None
+        self._avail = np.ones((team.spec.n_agents, team.spec.n_actions), np.bool_)
+
+    def reset(self, seed: int) -> Moment:
+        if self._world is None:
+            self._world = self._team.build()
+        self._team.fresh(self._world)
+        self._played = 0
+        observations, _ = self._world.reset(seed=seed)
+        return self._moment(observations)
+
+    def step(self, actions: Array) -> Moment:
+        observations, rewards, *_ = self._world.step(actions.tolist())
+        self._played += 1
+        return self._moment(observations, float(sum(rewards)))
+
+    def _moment(self, observations: Any, reward: float = 0.0) -> Moment:
+        obs = np.asarray(observations, np.float32).reshape(self.spec.n_agents, self.spec.obs_dim)
+        terminal = self._played > 0 and self._team.ended(self._world)
+        cut = not terminal and self._played >= self.spec.horizon
+        won = {} if self._team.won is None else {"won": self._team.won(self._world)}
+        return Moment(obs, obs.reshape(-1), self._avail, reward, terminal, cut, won)
+
+    def render(self) -> Array:
+        return self._team.draw(self._world)
+
+    def close(self) -> None:
+        if self._world is not None:
+            self._world.close()
+        self._world = None

@@ -1,0 +1,103 @@
+"""Level-Based Foraging (lbforaging 2): env.id=8x8-2p-2f-coop.
+
+A team collects food on a grid; food of a level is loaded by neighbours whose levels add up to it. Ids are those of the
+package without what all share: `8x8-2p-2f-coop` is Foraging-8x8-2p-2f-coop-v3, `2s-10x10-3p-3f` a world in which agents
+see two cells far. The package registers up to 4 foods; `15x15-3p-5f` and the like are registered here by its own rule.
+
+The team's reward is the sum over agents: each food pays its share of all levels, so that a full harvest pays 1, also
+in the EPyMARL benchmark, whose state (all observations in a row) and time limit of 50 steps these are too. The package
+does not tell time from an empty field: here the episode is terminal, and `won`, when all food is gone, and cut at
+`horizon`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from envs import gym_team, refusal
+from envs.painting import board
+from marl.env import BatchedEnv, SideBySide
+from marl.types import Array
+
+FORM = re.compile(r"(?:Foraging-)?((?:2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(?:-coop)?)(?:-v3)?")
+ALLOWED = "allowed are [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop], such as 8x8-2p-2f-coop, from 5x5, 2 players and 1 food on"
+
+
+@dataclass
+class Config:
+    name: str = "lbf"
+    id: str = "8x8-2p-2f-coop"  # [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop]: 2s: sight of two cells; coop: all load together
+    kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of the package's ForagingEnv
+    horizon: int = 50  # steps
+
+
+def entry(config: Config) -> Any:
+    """The line of Gymnasium's registry, written if the package has none.
+
+    Raises:
+        ValueError: no such world, in one line.
+    """
+    form = FORM.fullmatch(config.id)
+    if form is None:
+        raise refusal("env.id", config.id, ALLOWED)
+    size, width, players, foods = map(int, form.groups()[1:])
+    if size != width or size < 5 or players < 2 or foods < 1:
+        raise refusal("env.id", config.id, ALLOWED)
+    registry, whole = gym_team.registered("lbforaging", "lbf"), f"Foraging-{form[1]}-v3"
+    if whole not in registry:
+        near = registry[re.sub(r"\d+x\d+-\d+p-\d+f", "8x8-2p-2f", whole)]
+        sight = near.kwargs["sight"] if form[1].startswith("2s-") else size
+        sizes = {"players": players, "field_size": (size, size), "max_num_food": foods, "sight": sight}
+        from gymnasium import register
+
+        register(whole, near.entry_point, kwargs={**near.kwargs, **sizes})
+    return registry[whole]
+
+
+def team(config: Config) -> gym_team.Team:
+    """Raises:
+    EnvUnavailable: lbforaging is not installed.
+    ValueError: a setting that cannot be, in one line.
+    """
+    if config.horizon < 1:
+        raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
+    if "max_episode_steps" in config.kwargs:
+        raise refusal("env.kwargs.max_episode_steps", config.kwargs["max_episode_steps"], "env.horizon says it")
+    build = gym_team.builder(entry(config), {**config.kwargs, "max_episode_steps": config.horizon})
+    name = f"{config.name}:{config.id}"
+    return gym_team.read(
+        gym_team.Team(gym_team.outline(name, config.horizon), build, forget_places, is_empty, is_empty, drawn)
+    )
+
+
+def forget_places(world: Any) -> None:
+    """Players start where none of the last episode's places are, unless these are forgotten."""
+    for player in world.players:
+        player.position = None
+
+
+def is_empty(world: Any) -> bool:
+    return not world.field.any()
+
+
+def drawn(world: Any) -> Array:
+    """Food green, players blue, darker the higher their level."""
+    colours = np.full((*world.field.shape, 3), 255, np.uint8)
+    for row, column in zip(*np.nonzero(world.field)):
+        colours[row, column] = np.asarray((190, 230, 190)) - 18 * min(int(world.field[row, column]), 8)
+    for player in world.players:
+        colours[player.position] = np.asarray((120, 150, 255)) - (40, 40, 30) * np.minimum(player.level - 1, 2)
+    return board(colours)
+
+
+def probe(config: Config) -> None:
+    team(config)
+
+
+def make(config: Config, size: int) -> BatchedEnv:
+    return SideBySide(partial(gym_team.TeamWorld, team(config)), size)

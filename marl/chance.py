@@ -1,0 +1,30 @@
+"""What a team scores that plays at random: the figure below which nothing learned may end."""
+
+from __future__ import annotations
+
+from marl import build
+from marl.config import Settings
+from marl.evaluate import measure
+from marl.statistics import Estimate
+from marl.worker import EVALUATE, Plan
+
+STREAM = f"{EVALUATE}/chance"
+
+
+def chance(settings: Settings, episodes: int) -> dict[str, Estimate]:
+    """Return, length and, where the world says who won, success of uniform choice among available actions.
+
+    Played by the chosen algorithm's own workers at epsilon 1, so that it meets the world that training meets.
+
+    Raises:
+        EnvUnavailable: the world cannot run here.
+    """
+    copies, records = settings.rollout.envs_per_worker, []
+    worker = build.MakeWorker(settings, copies)()
+    try:
+        for number, first in enumerate(range(0, episodes, copies)):
+            size = min(copies, episodes - first)
+            records += worker.play(Plan(number, STREAM, first, size, epsilon=1.0, interventions=False)).records
+    finally:
+        worker.close()
+    return measure(records)

@@ -1,0 +1,66 @@
+"""Risk: a member of the family does not find what it was made to find. Games with a known optimum, fixed seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.test_learning import EXPLORE, ONE_STEP, final, greedy_return, joint_values, learn
+
+MEMBERS = {
+    "qplex": ["algo=qplex"],
+    "cw_qmix": ["algo=wqmix", "algo.weighting=central"],
+    "ow_qmix": ["algo=wqmix", "algo.weighting=optimistic"],
+    "qatten": ["algo=qatten"],
+    "qtran": ["algo=qtran"],
+    "pqn_vdn": ["algo=pqn_vdn", "algo.hidden=64", "learner.updates_per_episode=0.25", "learner.every_episodes=128"],
+}
+FINDERS = {
+    "qplex": [*MEMBERS["qplex"], "algo.heads=10", "algo.optimizer.lr=3e-3", "algo.recurrent=false", "algo.hidden=32"]
+    + ["steps=30000", "learner.batch=32", "learner.updates_per_episode=0.2"],
+    "cw_qmix": MEMBERS["cw_qmix"],
+    "ow_qmix": MEMBERS["ow_qmix"],
+    "qtran": [*MEMBERS["qtran"], "learner.updates_per_episode=0.2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_monotonic_game_is_solved(name: str, tmp_path: Path) -> None:
+    run = learn(tmp_path, "env.game=monotonic", *ONE_STEP, *EXPLORE, *MEMBERS[name])
+    assert greedy_return(run) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FINDERS)
+def test_an_optimum_among_penalties_is_found(name: str, tmp_path: Path) -> None:
+    """8 -12 -12 / -12 0 0 / -12 0 0: where VDN and QMIX settle for 0, these find 8."""
+    run = learn(tmp_path, "env.game=nonmonotonic", *ONE_STEP, *EXPLORE, *FINDERS[name])
+    assert greedy_return(run) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qatten", "pqn_vdn"])
+def test_who_cannot_represent_it_settles_for_less(name: str, tmp_path: Path) -> None:
+    run = learn(tmp_path, "env.game=nonmonotonic", *ONE_STEP, *EXPLORE, *MEMBERS[name])
+    assert greedy_return(run) == 0
+
+
+@pytest.mark.slow
+def test_qtran_is_exact_at_the_optimum_and_nowhere_below(tmp_path: Path) -> None:
+    """What the two constraints ask for: sum + V is 8 at the optimum, and at least the payoff everywhere else."""
+    run = learn(tmp_path, "env.game=nonmonotonic", *ONE_STEP, *EXPLORE, *FINDERS["qtran"])
+    table = joint_values(run)
+    assert table[0, 0].item() == pytest.approx(8, abs=0.5)
+    assert (table[1:, 1:] > -0.5).all() and (table[0, 1:] > -12.5).all() and (table[1:, 0] > -12.5).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qplex", "cw_qmix", "qatten", "qtran", "pqn_vdn"])
+def test_meeting_is_learned(name: str, tmp_path: Path) -> None:
+    shared = ["env=meet", "steps=40000", "eval.episodes=128", "eval.every_steps=40000"]
+    if name != "pqn_vdn":
+        shared += ["learner.batch=32", "learner.burn_in=64", "learner.updates_per_episode=0.25"]
+    run = learn(tmp_path, *MEMBERS[name], *shared)
+    assert final(run.folder, "eval/success") >= 0.95

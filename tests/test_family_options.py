@@ -1,0 +1,169 @@
+"""Risk: a common option does nothing, or fails, for some algorithm. Every one, with every option, plays and learns."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import algos
+import envs
+from algos.factored import FactoredConfig
+from marl import cli
+from marl.config import Mistake, Settings
+from marl.env import SideBySide
+from marl.learner import Learner, Pace
+from marl.replay import Replay
+from marl.types import Record
+from marl.worker import TRAIN, Plan, Worker
+from tests.toys import Clockwork
+
+SPEC = Clockwork.spec
+OPTIONS = [
+    {"recurrent": False},
+    {"layer_norm": True},
+    {"shared": False},
+    {"recurrent": False, "layer_norm": True, "shared": False},
+    {"agent_id": False, "last_action": False},
+    {"returns": "n_step"},
+    {"returns": "watkins"},
+    {"returns": "harutyunyan"},
+    {"rewards": "scaled"},
+    {"rewards": "standardised"},
+    {"double_q": False},
+    {"target_tau": 0.05},
+    {"prioritised": True},
+]
+
+
+def settings(*arguments: str) -> Settings:
+    return cli.parse([*arguments, "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+
+
+@cache
+def chosen(name: str) -> Settings:
+    return settings(f"algo={name}")
+
+
+def innermost(config: Any) -> Any:
+    """What a wrapper wraps."""
+    while "base" in {entry.name for entry in fields(config)}:
+        config = config.base
+    return config
+
+
+def refused(module: ModuleType, config: Any, option: dict[str, Any]) -> bool:
+    """Whether the algorithm says, in one line and before anything starts, that the option is not for it."""
+    try:
+        if "check" in vars(module):
+            module.check(config)
+        module.build(SPEC, config)
+    except Mistake as mistake:
+        assert str(mistake).startswith(tuple(f"algo.{key}=" for key in option)) and "allowed" in str(mistake)
+        return True
+    return False
+
+
+def learned(config: Any, prioritised: bool) -> tuple[list[Record], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Eight episodes of the toy world, and all tensors before and after two updates on them."""
+    torch.manual_seed(0)
+    parts = algos.assemble(SPEC, config)
+    layout = {**SPEC.fields(), **parts.columns()}
+    replay = Replay(SPEC, layout, 8, torch.device("cpu"), alpha=0.5 if prioritised else None)
+    learner = Learner(parts, replay, Pace(4, 0.25, 8), 0)
+    worker = Worker(algos.assemble(SPEC, config), SideBySide(Clockwork, 8), 0)
+    worker.load(learner.weights())
+    before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
+    records = worker.play(Plan(0, TRAIN, 0, 8, epsilon=0.5)).records
+    for record in records:
+        learner.absorb(record)
+    learner.update()
+    learner.update()
+    return records, before, learner.tensors()
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "-".join(map(str, option)))
+@pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
+def test_every_algorithm_takes_every_option_or_says_that_it_does_not(name: str, option: dict[str, Any]) -> None:
+    whole = chosen(name).algo
+    config = innermost(whole)
+    if not isinstance(config, FactoredConfig):
+        pytest.skip("not of the family")
+    own = {key: value for key, value in option.items() if key != "prioritised"}
+    kept = {key: vars(config)[key] for key in own}
+    vars(config).update(own)
+    try:
+        if refused(algos.module(config.name), config, option):
+            return
+        records, before, after = learned(whole, "prioritised" in option)
+    finally:
+        vars(config).update(kept)
+    assert len(records) == 8
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items() if name.startswith("q.state"))
+
+
+def test_what_is_refused_is_known() -> None:
+    """No member refuses more than it must."""
+    refusals = set()
+    for name in ("iql", "vdn", "qmix", "qplex", "wqmix", "qatten", "qtran", "pqn_vdn"):
+        config = chosen(name).algo
+        for option in OPTIONS[:-1]:
+            kept = {key: vars(config)[key] for key in option}
+            vars(config).update(option)
+            if refused(algos.module(name), config, option):
+                refusals.add((name, *option))
+            vars(config).update(kept)
+    assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "target_tau")}
+
+
+# one switch
+
+
+@pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
+def test_one_switch_tunes_every_algorithm(name: str) -> None:
+    """The innermost algorithm takes the recipe, the paper's numbers aside; its mathematics stays its own."""
+    config, paper = innermost(settings(f"algo={name}", "recipe=tuned").algo), innermost(chosen(name).algo)
+    vdn = settings("algo=vdn", "recipe=tuned").algo
+    assert (config.layer_norm, config.rewards, config.returns) == (vdn.layer_norm, vdn.rewards, vdn.returns)
+    assert (config.td_lambda, config.optimizer.lr) == (vdn.td_lambda, vdn.optimizer.lr)
+    assert config.name == paper.name
+    common = {entry.name for entry in fields(FactoredConfig)}
+    assert {k: v for k, v in vars(config).items() if k not in common} == {
+        k: v for k, v in vars(paper).items() if k not in common
+    }
+
+
+def test_what_an_algorithm_does_otherwise_stands_in_a_file_of_its_own() -> None:
+    tuned = settings("algo=pqn_vdn", "recipe=tuned")
+    assert (tuned.algo.optimizer.name, tuned.algo.target_tau, tuned.replay.capacity) == ("radam", 0.0, 128)
+    assert settings("algo=wqmix", "recipe=pymarl").algo.central_weight == 1.0
+    assert settings("algo=wqmix").algo.central_weight == 0.5
+    assert settings("algo=qtran", "recipe=pymarl2").algo.td_weight == 1.0
+
+
+def test_a_recipe_comes_after_the_algorithm_and_before_the_rest() -> None:
+    assert settings("algo=qmix", "recipe=pymarl").algo.optimizer.name == "rmsprop"
+    assert settings("algo=qmix", "recipe=pymarl").rollout.epsilon_steps == settings("algo=qmix").rollout.epsilon_steps
+    assert settings("algo=qmix", "recipe=pymarl", "algo.optimizer.lr=7e-4").algo.optimizer.lr == 7e-4
+    spread = cli.parse(["experiment=qmix_spread", "recipe=pymarl"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+    assert (spread.algo.optimizer.name, spread.learner.updates_per_episode) == ("rmsprop", 0.25)
+
+
+def test_a_recipe_is_for_the_algorithm_within_a_wrapper() -> None:
+    wrapped = settings("algo=random_attack", "algo.base=vdn", "recipe=pymarl").algo
+    assert (wrapped.base.optimizer.name, wrapped.attack.budget) == ("rmsprop", 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("algo=qmix recipe=tund", "allowed are pymarl, pymarl2, tuned; did you mean tuned?"), ("recipe=tuned", "algo:")],
+)
+def test_a_recipe_that_is_not_there_is_refused(line: str, told: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        settings(*line.split())
+    assert told in str(raised.value)

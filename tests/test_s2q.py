@@ -1,0 +1,473 @@
+"""Risk: S2Q computes something else than its specification says. Numbers typed in by hand, or by plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import algos
+import envs
+from algos import s2q
+from algos.successive.selection import divergence, draw, softmax
+from algos.successive.sub_values import SubAgents, suppressed, weights
+from marl import build, cli
+from marl.config import Mistake
+from marl.dice import Dice, Noise
+from marl.nets import AgentNet, Layers
+from marl.ops import lambda_returns
+from marl.parts import Parts
+from marl.types import EnvSpec, Episodes, View
+
+SPEC = EnvSpec("hand", n_agents=3, n_actions=4, obs_dim=6, state_dim=5, horizon=9)
+SMAC = EnvSpec("5m_vs_6m", n_agents=5, n_actions=12, obs_dim=55, state_dim=98, horizon=70)
+GRF = EnvSpec("3_vs_2", n_agents=3, n_actions=19, obs_dim=26, state_dim=26, horizon=150)
+SMALL = {"hidden": 8, "central_embed": 16, "mixing_embed": 4, "hyper_embed": 6, "latent_dim": 3, "latent_hidden": 7}
+
+
+def made(spec=SPEC, **options) -> s2q.S2Q:
+    torch.manual_seed(0)
+    q = algos.assemble(spec, s2q.Config(**{**SMALL, **options})).q
+    assert isinstance(q, s2q.S2Q)
+    q.equip()
+    return q
+
+
+def episodes(lengths=(7, 3, 5, 7), horizon=7, seed=0) -> Episodes:
+    """Random ones, their padding zeros as replay leaves it. Every second one ends, the others are cut."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for number, length in enumerate(lengths):
+        avail = rng.random((length + 1, SPEC.n_agents, SPEC.n_actions)) < 0.7
+        avail[..., 0] = True
+        actions = np.where(avail[:-1], rng.random(avail[:-1].shape), -1).argmax(-1)
+        records.append(
+            {
+                "obs": rng.standard_normal((length + 1, SPEC.n_agents, SPEC.obs_dim)),
+                "state": rng.standard_normal((length + 1, SPEC.state_dim)),
+                "avail": avail,
+                "actions": actions,
+                "executed": actions,
+                "reward": rng.random(length),
+                "terminal": np.arange(length) == (length - 1 if number % 2 else length),
+            }
+        )
+    batch = Episodes.of_records(records, SPEC.fields())
+    fields = {name: value for name, value in vars(batch).items() if name != "columns"}
+    extra = horizon - max(lengths)
+    zeros = {name: value.new_zeros(len(value), extra, *value.shape[2:]) for name, value in fields.items()}
+    return Episodes(**{name: torch.cat([value, zeros[name]], 1) for name, value in fields.items()})
+
+
+# arithmetic
+
+
+@pytest.mark.parametrize(
+    ("taken", "targets"),
+    [
+        ((0,), (2.0, 0.5, 0.5)),
+        ((1,), (2.0, 2.0, 0.5)),
+        ((2,), (2.0, 2.0, 2.0)),
+        ((0, 1), (2.0, 0.5, 0.5)),
+        ((), (2.0, 2.0, 2.0)),
+    ],
+)
+def test_what_an_earlier_sub_value_would_take_is_suppressed_once(taken, targets):
+    chosen = torch.tensor([k in taken for k in range(3)]).view(3, 1, 1)
+    got = suppressed(torch.full((1, 1), 2.0), torch.full((1, 1), 1.5), chosen)
+    assert got.flatten().tolist() == list(targets)
+
+
+def test_lambda_returns_of_the_specification():
+    reward, values = torch.tensor([[[1.0], [0.0], [2.0]]]), torch.tensor([[[4.0], [3.0], [7.0]]])
+    for ends, expected in ((True, (3.995344, 2.376, 2.0)), (False, (6.4404975, 6.49242, 8.93))):
+        terminal = torch.tensor([[False, False, ends]])
+        got = lambda_returns(reward, terminal, torch.ones(1, 3), values, 0.99, 0.6)
+        torch.testing.assert_close(got.flatten(), torch.tensor(expected))
+
+
+def test_probabilities_and_their_divergence():
+    probabilities = softmax(torch.tensor([[[1.0, 0.9, 0.8]]]), 0.1)
+    torch.testing.assert_close(probabilities.flatten(), torch.tensor([0.66524, 0.24473, 0.09003]), atol=1e-5, rtol=0)
+    uniform = torch.full((1, 1, 3), 1 / 3)
+    assert divergence(probabilities, uniform, torch.ones(1, 1)).item() == pytest.approx(0.0887389, abs=1e-6)
+
+
+def test_weights():
+    candidates = torch.tensor([[3.0, 3.0], [2.0, 3.1], [1.0, 1.0]]).view(3, 1, 2)
+    error = torch.tensor([[9.0, 9.0], [-0.1, 0.1], [0.0, -0.1]]).view(3, 1, 2)
+    got = weights(error, torch.tensor([[3.0, 3.0]]), candidates, 0.9).view(3, 2)
+    torch.testing.assert_close(got, torch.tensor([[1.0, 0.9], [1.0, 0.9], [0.9, 1.0]]))
+
+
+def test_draws_follow_probabilities():
+    probabilities = torch.tensor([0.2, 0.0, 0.5, 0.3])
+    got = draw(probabilities.expand(5, -1), torch.tensor([0.0, 0.19, 0.2, 0.69, 0.9999999]))
+    assert got.tolist() == [0, 0, 2, 2, 3]
+    assert draw(torch.tensor([[0.5, 0.49999]]), torch.tensor([0.9999999])).tolist() == [1]
+
+
+def test_settings_are_the_published_ones():
+    (settings,) = cli.parse(["algo=s2q", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    algo = settings.algo
+    assert (algo.successors, algo.temperature, algo.least_weight, algo.alpha, algo.floor) == (2, 0.1, 0.9, 1.0, None)
+    assert (algo.td_lambda, algo.gamma, algo.agent_id, algo.optimizer.lr, algo.mixed) == (0.6, 0.99, False, 1e-3, 0.5)
+    (settings,) = cli.parse(["experiment=s2q_3v1"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    assert build.schedule(settings).epsilon_at(50_000) == pytest.approx(0.525)
+    assert (settings.algo.hidden, settings.algo.agent_id, settings.eval.episodes) == (256, True, 16)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "agent", "mixer", "central", "chooser", "total"),
+    [
+        (SMAC, {}, 30_092, 31_521, 184_066, 39_621, 438_618),
+        (GRF, {"hidden": 256, "agent_id": True}, 412_179, 13_537, 146_690, 63_613, 1_899_630),
+    ],
+)
+def test_published_parameter_counts(spec, options, agent, mixer, central, chooser, total):
+    q = algos.assemble(spec, s2q.Config(**options)).q
+
+    def size(network):
+        return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+    assert size(q.agents) == 3 * agent and size(q.mixers) == 3 * mixer and size(q.chooser) == chooser
+    assert size(q.central.agent) == agent and size(q.central.mixer) == central
+    assert size(q) == total
+
+
+# networks side by side
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_norm, shared):
+    torch.manual_seed(0)
+    layers = Layers(8, recurrent, layer_norm, shared)
+    stacked, batch, single = SubAgents(SPEC, layers, 3), episodes(), AgentNet(SPEC, layers)
+    for parameter in stacked.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    values, features = stacked(batch.obs, batch.last_action)
+    memory = stacked.start(4)
+    for t in range(8):
+        now, recalled, memory = stacked.step(batch.obs[:, t], batch.last_action[:, t], memory)
+        torch.testing.assert_close(now, values[:, :, t])
+        torch.testing.assert_close(recalled, features[:, :, t])
+    assert memory.shape == (4, 3, 3, 8 if recurrent else 0)
+    if layer_norm and not shared:
+        return  # agents with parameters of their own share one normalisation in `AgentNet`
+    own = dict(stacked.named_parameters())
+    for k in range(3):
+        for name, parameter in single.named_parameters():
+            where = name.replace("body.trunk.", "").replace("rnn", "second").replace("fc2", "second")
+            weight = own[where.removesuffix("_l0")].detach()
+            rows = weight[k : k + 1] if shared else weight[3 * k : 3 * k + 3]
+            parameter.data.copy_(rows.reshape(parameter.shape))
+        expected = single(batch.obs, batch.last_action)
+        torch.testing.assert_close(values[k], expected[0])
+        torch.testing.assert_close(features[k], expected[1])
+
+
+# losses
+
+
+def expected_losses(q: s2q.S2Q, batch: Episodes):
+    """Sections 4.1 to 4.5, step by step: L_c, [L_0 ..], L_z."""
+    config, live = q.config, q.live(batch)
+    slow = q.slow_central.utilities(batch)
+    k1, n_batch = len(live.values), len(batch.mask)
+    greedy = live.values.masked_fill(~batch.avail, -torch.inf).argmax(-1)
+
+    def worth(b, t, actions):
+        return q.slow_central(slow[b, t], batch.state[b, t], actions).item()
+
+    total = batch.mask.sum().item()
+    central, subs, kl, rebuilt = 0.0, [0.0] * k1, 0.0, 0.0
+    for b in range(n_batch):
+        length = int(batch.mask[b].sum())
+        scores = [[worth(b, t, greedy[k, b, t]) for k in range(k1)] for t in range(length + 1)]
+        back = scores[length][0]
+        returns = [0.0] * length
+        for t in reversed(range(length)):
+            ahead = (1 - config.td_lambda) * scores[t + 1][0] + config.td_lambda * back
+            back = batch.reward[b, t].item() + config.gamma * (1 - float(batch.terminal[b, t])) * ahead
+            returns[t] = back
+        for t, y in enumerate(returns):
+            actions, cq = batch.actions[b, t], live.central[b, t].item()
+            central += (cq - y) ** 2 / total
+            amount = cq if config.suppress_by == "live" else worth(b, t, actions)
+            amount = amount if config.floor is None else max(amount, config.floor)
+            hit = False
+            for k in range(k1):
+                error = live.joint[k, b, t].item() - (y - config.alpha * amount * hit)
+                full = all(cq >= v for v in scores[t]) if k == 0 else error < 0
+                subs[k] += (1 if full else config.least_weight) * error**2 / total
+                hit = hit or bool((actions == greedy[k, b, t]).all())
+            p = np.exp(np.array(scores[t]) / config.temperature - max(scores[t]) / config.temperature)
+            p /= p.sum()
+            guess = q.chooser(live.histories[b, t])
+            kl += float((p * (np.log(p) - np.log(guess.probabilities.detach().numpy() + 1e-8))).sum()) / (total * k1)
+            rebuilt += (guess.state - batch.state[b, t]).square().mean().item() / total
+    return central, subs, kl + rebuilt
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"alpha": 2.0, "floor": 5.0, "suppress_by": "delayed", "least_weight": 0.1},
+        {"successors": 3, "mixer": "sum", "central_outputs": 2, "temperature": 1.0, "td_lambda": 0.0},
+        {"successors": 0},
+    ],
+)
+def test_losses_are_those_of_the_specification(options):
+    q, batch = made(**options), episodes()
+    for parameter in q.slow_central.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    # Half of the choices are a candidate's, so that there is something to suppress.
+    greedy = q.live(batch).values.masked_fill(~batch.avail, -torch.inf).argmax(-1)[:, :, :-1]
+    which = torch.randint(len(greedy), batch.mask.shape)
+    candidate = greedy.gather(0, which[None, ..., None].expand(1, -1, -1, 3))[0]
+    batch.actions[:, ::2] = (candidate * batch.mask.long().unsqueeze(-1))[:, ::2]
+    losses = q.losses(batch)[0]
+    central, subs, selection = expected_losses(q, batch)
+    assert losses.central.item() == pytest.approx(central, rel=1e-4)
+    assert losses.sub_values.tolist() == pytest.approx(subs, rel=1e-4)
+    assert losses.selection.item() == pytest.approx(selection, rel=1e-4)
+    assert q.loss(batch, Noise(0, 0)).value.item() == pytest.approx(central + sum(subs) + selection, rel=1e-4)
+
+
+def test_padding_changes_no_loss():
+    q = made()
+    short, long = q.losses(episodes(horizon=7))[0], q.losses(episodes(horizon=9))[0]
+    for one, other in zip(short, long, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_sub_value_never_falls_as_a_utility_rises():
+    q, batch = made(), episodes()
+    chosen = torch.randn(4, 8, 3)
+    for mixer in q.mixers:
+        before = mixer(chosen, chosen, batch.state, batch.actions)
+        for agent in range(3):
+            after = mixer(chosen + torch.eye(3)[agent], chosen, batch.state, batch.actions)
+            assert (after >= before).all() and (after > before).any()
+
+
+def reached(q: s2q.S2Q, loss: torch.Tensor) -> set[str]:
+    """Networks that the gradient of a loss is not zero at; sub-values by their index."""
+    q.zero_grad()
+    loss.backward(retain_graph=True)
+    found = set()
+    for name, parameter in q.named_parameters():
+        if parameter.grad is None or not parameter.grad.any():
+            continue
+        if name.startswith("agents."):
+            found |= {f"agent{k}" for k in range(len(q.mixers)) if parameter.grad[k].any()}
+        elif name.startswith("mixers."):
+            found.add(f"mixer{name.split('.')[1]}")
+        else:
+            found.add(".".join(name.split(".")[: 2 if "central" in name or "encoder" in name else 1]))
+    return found
+
+
+@pytest.mark.parametrize("comm", [False, True])
+def test_each_loss_reaches_its_own_networks_only(comm):
+    q = made(comm=comm, layer_norm=True)
+    losses = q.losses(episodes())[0]
+    encoder = {"chooser.encoder"} if comm else set()
+    for k in range(3):
+        assert reached(q, losses.sub_values[k]) == {f"agent{k}", f"mixer{k}"} | encoder
+    assert reached(q, losses.central) == {"central.agent", "central.mixer"}
+    assert reached(q, losses.selection) == {"chooser", "chooser.encoder"}
+
+
+# acting
+
+
+def telling(spec=SPEC, **options) -> s2q.S2Q:
+    """Sub-value k always takes action k, so that actions tell who plays."""
+    q = made(spec, **options)
+    q.agents.head.weight.data.zero_()
+    q.agents.head.bias.data.copy_(torch.eye(spec.n_actions)[: len(q.mixers)])
+    q.ready.fill_(True)
+    return q.requires_grad_(False)
+
+
+def look(numbers) -> View:
+    obs = np.stack([np.random.default_rng(n).standard_normal((3, 6)) for n in numbers]).astype(np.float32)
+    state = torch.from_numpy(obs[:, 0, :5].copy())
+    everything = torch.ones(len(obs), 3, 4, dtype=torch.bool)
+    return View(torch.from_numpy(obs), state, everything, torch.full((len(obs), 3), -1))
+
+
+def play(q: s2q.S2Q, numbers, steps=20, purpose="train") -> torch.Tensor:
+    """(T, E, N) greedy choices in episodes of these numbers, whose observations never change."""
+    view, memory, dice, chosen = look(numbers), q.memory(len(numbers)), Dice(0, purpose, numbers), []
+    for _ in range(steps):
+        actions, memory = q.act(view, memory, 0.0, dice)
+        chosen.append(actions)
+        view = view._replace(last_action=actions)
+    return torch.stack(chosen)
+
+
+def test_one_sub_value_plays_for_the_team_in_half_of_the_episodes():
+    played = play(telling(draw_from="uniform"), range(400))
+    assert (played == played[..., :1]).all()
+    team = played[..., 0]
+    mixed = (team > 0).any(0)
+    assert 0.42 < mixed.float().mean() < 0.58
+    shares = team[:, mixed].flatten().bincount(minlength=3) / team[:, mixed].numel()
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+    assert (team[1:, mixed] != team[:-1, mixed]).any(0).float().mean() > 0.9
+    assert len(team[:, mixed].T.unique(dim=0)) > 150
+
+
+def test_sub_values_are_drawn_as_the_decoder_tells():
+    q = telling(mixed=1.0)
+    q.chooser.probabilities.weight.data.zero_()
+    q.chooser.probabilities.bias.data.copy_(torch.tensor([0.7, 0.1, 0.2]).log())
+    shares = play(q, range(300))[..., 0].flatten().bincount(minlength=3) / 6000
+    torch.testing.assert_close(shares, torch.tensor([0.7, 0.1, 0.2]), atol=0.03, rtol=0)
+    guess = made().chooser(torch.randn(5, 3, 8)).probabilities
+    torch.testing.assert_close(guess.sum(-1), torch.ones(5))
+
+
+def test_the_oracle_draws_by_the_central_values_of_the_candidates():
+    q, numbers = telling(mixed=1.0, draw_from="central", temperature=0.05), range(200)
+    played = play(q, numbers, steps=30)[..., 0]
+    view, memory = look(numbers), q.memory(200)
+    utilities, _ = q.central.agent.step(view.obs, view.last_action, memory.central)
+    actions = torch.arange(3).view(3, 1, 1).expand(3, 200, 3)
+    first = softmax(q.central(utilities, view.state, actions).T, 0.05).mean(0)
+    torch.testing.assert_close(played[0].bincount(minlength=3) / 200, first, atol=0.1, rtol=0)
+    assert (play(telling(mixed=1.0), numbers)[..., 0][0] != played[0]).any()
+
+
+@pytest.mark.parametrize("options", [{"mixed": 0.0}, {"successors": 0}])
+def test_without_mixing_only_the_first_sub_value_plays(options):
+    assert not play(telling(**options), range(50)).any()
+
+
+def test_only_training_after_an_update_mixes():
+    q = telling(mixed=1.0, draw_from="uniform")
+    assert play(q, range(20)).any()
+    assert not play(q, range(20), purpose="evaluate").any()
+    q.ready.fill_(False)
+    assert not play(q, range(20)).any()
+
+
+def test_agents_may_draw_on_their_own():
+    played = play(telling(own_draws=True, draw_from="uniform", mixed=1.0), range(100))
+    assert 0.05 < (played == played[..., :1]).all(-1).float().mean() < 0.2
+
+
+@pytest.mark.parametrize("options", [{}, {"comm": True}, {"draw_from": "central"}, {"own_draws": True}])
+def test_an_episode_does_not_depend_on_those_beside_it(options):
+    q = telling(**options)
+    together = play(q, range(16))
+    assert together.any()
+    alone = torch.cat([play(q, [number]) for number in range(16)], 1)
+    halves = torch.cat([play(q, range(8)), play(q, range(8, 16))], 1)
+    assert torch.equal(together, alone) and torch.equal(together, halves)
+
+
+def test_agents_that_communicate_are_told_nothing_before_the_first_update():
+    q, view = made(comm=True, latent_dim=3), look(range(4))
+    untold = SubAgents(SPEC, q.config.layers(), 3, 3)
+    untold.load_state_dict(q.agents.state_dict())
+    start = q.memory(4)
+    expected = untold.step(view.obs, view.last_action, start.hidden, torch.zeros(4, 3))[0][0]
+    torch.testing.assert_close(q.utilities(view, start), expected)
+    q.ready.fill_(True)
+    assert not torch.allclose(q.utilities(view, start), expected)
+
+
+def test_acting_and_learning_see_the_same_with_messages():
+    q, batch = made(comm=True), episodes(lengths=(5, 5), horizon=5)
+    q.ready.fill_(True)
+    memory, dice = q.memory(2), Dice(0, "evaluate", range(2))
+    values, histories = q.unroll(batch)
+    assert q.agents.fc1.weight.shape[-1] == SPEC.obs_dim + SPEC.n_actions + 3
+    for t in range(6):
+        view = View(batch.obs[:, t], batch.state[:, t], batch.avail[:, t], batch.last_action[:, t])
+        torch.testing.assert_close(q.utilities(view, memory), values[0, :, t])
+        actions, memory = q.act(view, memory, 0.0, dice)
+        greedy = values[0, :, t].masked_fill(~view.avail, -torch.inf).argmax(-1)
+        assert torch.equal(actions, greedy)
+        torch.testing.assert_close(memory.hidden[:, 0], histories[:, t])
+
+
+def test_attackers_see_the_first_sub_value():
+    q, batch = made(), episodes()
+    live = q.live(batch)
+    chosen = live.values[0, :, :-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(q.mix(chosen, chosen, batch.state[:, :-1], batch.actions), live.joint[0])
+    torch.testing.assert_close(q.histories(batch), live.histories)
+
+
+def test_workers_learn_that_there_was_an_update_and_delayed_copies_stay():
+    q = made()
+    names = Parts(q).travelling()
+    assert "q.ready" in names and not q.ready
+    assert not any("slow" in name for name in names)
+    q.descend(q.loss(episodes(), Noise(0, 0)))
+    assert Parts(q).travelling()["q.ready"]
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"successors": 0},
+        {"successors": 1},
+        {"successors": 4},
+        {"mixer": "sum"},
+        {"recurrent": False},
+        {"layer_norm": True},
+        {"shared": False},
+        {"shared": False, "recurrent": False, "layer_norm": True},
+        {"agent_id": True, "last_action": False},
+        {"returns": "n_step"},
+        {"returns": "watkins"},
+        {"returns": "harutyunyan", "suppress_by": "delayed"},
+        {"comm": True, "shared": False, "layer_norm": True},
+        {"central_outputs": 3, "draw_from": "central", "shared": False},
+        {"rewards": "standardised", "floor": 2.0},
+    ],
+)
+def test_options_play_and_learn(options):
+    q, batch = made(**options), episodes()
+    before = {name: tensor.clone() for name, tensor in q.named_parameters() if tensor.requires_grad}
+    loss = q.loss(batch, Noise(0, 0))
+    assert loss.priority.shape == (4,) and torch.isfinite(loss.value)
+    q.descend(loss)
+    now = dict(q.named_parameters())
+    changed = {name.split(".")[0] for name, tensor in before.items() if (now[name] != tensor).any()}
+    parts = {"agents", "central", "chooser"} | ({"mixers"} if q.config.mixer == "monotonic" else set())
+    assert changed == parts
+    with torch.no_grad():
+        assert play(q, range(4), steps=3).shape == (3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "reward_range", "key"),
+    [
+        ({}, (-30.0, 11.0), "algo.floor=null"),
+        ({"rewards": "standardised"}, (0.0, 1.0), "algo.rewards=standardised"),
+        ({"double_q": False}, (0.0, 1.0), "algo.double_q=False"),
+        ({"comm": True, "recurrent": False}, (0.0, 1.0), "algo.comm=True"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(options, reward_range, key):
+    spec = EnvSpec("paid", 2, 3, 1, 1, 1, reward_range=reward_range)
+    with pytest.raises(Mistake, match=key) as refusal:
+        algos.assemble(spec, s2q.Config(**options))
+    assert "\n" not in str(refusal.value)
+
+
+def test_unknown_rewards_and_a_floor_are_let_in():
+    algos.assemble(EnvSpec("unknown", 2, 3, 1, 1, 1), s2q.Config())
+    algos.assemble(EnvSpec("paid", 2, 3, 1, 1, 1, reward_range=(-30.0, 11.0)), s2q.Config(floor=50.0))
