@@ -151,7 +151,7 @@ class StagHunt(BatchedEnv):
         if not np.take_along_axis(now.avail[rows], chosen[..., None], -1).all():
             raise ValueError(f"{self.spec.name}: an unavailable action was taken")
         n, m = config.hunters, config.stags
-        drawn = scrambled(self._root[rows] + self._time[rows].astype(np.uint64), n + 2 * m)
+        drawn = scrambled((self._root[rows] + self._time[rows].astype(np.uint64)).tolist(), n + 2 * m)
         played = _Round(self, rows, chosen)
         for hunter in drawn[:, :n].argsort(1, kind="stable").T:
             played.move(hunter)

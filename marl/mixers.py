@@ -84,8 +84,7 @@ class Unrestricted(nn.Module):
         """
         inputs = chosen if self.outputs == 1 else chosen.flatten(-2)
         first: nn.Linear = self.net[0]  # type: ignore[assignment]
-        weight: Tensor = first.weight
-        by_state, by_inputs = weight.split([state.shape[-1], inputs.shape[-1]], -1)
+        by_state, by_inputs = first.weight[:, : state.shape[-1]], first.weight[:, state.shape[-1] :]
         hidden = functional.linear(state, by_state, first.bias) + functional.linear(inputs, by_inputs)
         joint: Tensor = self.net[1:](hidden) + self.value(state)
         return joint

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Rows:
-    """The entries of a padded batch that ``mask`` (B, T) marks; on a GPU all of them, since to count them is to wait."""
+    """The entries of a padded batch that ``mask`` (B, T) marks; on a GPU all, since to count them is to wait."""
 
     def __init__(self, mask: Tensor) -> None:
         self._shape = tuple(mask.shape)

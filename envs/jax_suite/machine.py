@@ -71,7 +71,7 @@ def _abilities() -> str:
 def imported(name: str) -> Any:
     """A module of JAX or of the suite. Their imports draw from shared generators, print, and replace `sys.stdout`."""
     drawn, streams = (random.getstate(), np.random.get_state()), (sys.stdout, sys.stderr, sys.__stdout__)
-    sys.stdout = sys.__stdout__ = StringIO()  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = StringIO()  # type: ignore[misc,assignment]
     try:
         return import_module(name)
     finally:
