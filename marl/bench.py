@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,6 @@ from marl.config import Settings
 from marl.dice import EXPLORATION, Dice
 from marl.env import BatchedEnv
 from marl.learner import Learner
-from marl.log import JSON_LINES
 from marl.ops import random_available
 from marl.run import Run
 from marl.types import Record
@@ -39,7 +39,7 @@ PLAY_SECONDS = 8.0
 TRAIN_SECONDS = 25
 """Wall seconds of training, were it as fast as the bound."""
 UPDATES = 6
-SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit", "absorb")
+SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit")
 """Named in the code by `torch.profiler.record_function`."""
 
 
@@ -125,7 +125,9 @@ def updates(learner: Learner, records: list[Record], count: int) -> Update:
     learner.update()
     total = _milliseconds(learner, count)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        profiled = _milliseconds(learner, count)
+        began = time.perf_counter()  # the profiler's own clock
+        _milliseconds(learner, count)
+        profiled = (time.perf_counter() - began) * 1e3 / count
     events = {event.key: event.cpu_time_total / 1e3 / count for event in recorded.key_averages()}
     scale = total / profiled
     return Update(total, {name: events[name] * scale for name in SECTIONS if name in events})
@@ -142,22 +144,63 @@ def _milliseconds(learner: Learner, count: int) -> float:
     return (clock() - began) * 1e3 / count
 
 
-def end_to_end(settings: Settings) -> tuple[float, float]:
-    """Training steps per wall second once updates have begun, and megabytes of this process at its peak."""
-    with tempfile.TemporaryDirectory() as folder:
+class Mark(NamedTuple):
+    """How far a training run has come at one line of its log."""
+
+    steps: int
+    updates: int
+    wall: float
+    cpu: float
+    """Seconds of the training process."""
+
+
+class Watched(Run):
+    """A training run that notes where it is whenever it tells something."""
+
+    marks: list[Mark]
+
+    def _tell(self) -> None:
+        super()._tell()
+        clock = self.learner.clock
+        self.marks.append(Mark(clock.steps, clock.updates, time.perf_counter(), time.process_time()))
+
+
+class Trained(NamedTuple):
+    """What training achieved from its first updates to its end."""
+
+    per_wall_second: float
+    per_cpu_second: float
+    """Steps by CPU seconds of the training process, which is all there is with ``rollout.backend=inline``."""
+    updates_per_cpu_second: float
+    megabytes: float
+    """Of the training process at its peak."""
+
+
+def end_to_end(settings: Settings) -> Trained:
+    """Train in this process; to be called in a fresh one, whose memory holds nothing else."""
+    torch.set_num_threads(settings.learner.threads)
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
         learner = build.learner(settings, build.spec(settings), build.device(settings))
-        run = Run(settings, learner, Path(folder))
+        run = Watched(settings, learner, Path(folder))
+        run.marks = []
         try:
             run.play()
         finally:
             run.close()
-        lines = map(json.loads, (Path(folder) / JSON_LINES).read_text().splitlines())
-        rows = [line for line in lines if line.get("updates/total", 0) > 0]
-    first, last = rows[0], rows[-1]
-    return (last["step"] - first["step"]) / (last["wall"] - first["wall"]), _peak_megabytes()
+    marks = [mark for mark in run.marks if mark.updates]
+    first, last = marks[0], marks[-1]
+    steps, cpu = last.steps - first.steps, last.cpu - first.cpu
+    return Trained(
+        steps / (last.wall - first.wall), steps / cpu, (last.updates - first.updates) / cpu, _peak_megabytes()
+    )
 
 
 def _peak_megabytes() -> float:
+    """Resident memory at its peak. Linux counts the parent's in a child's ``ru_maxrss``, so its own line is read."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -171,18 +214,20 @@ def bench(settings: Settings) -> int:
     update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], UPDATES)
     steps = float(np.mean([len(record["reward"]) for record in records]))
     learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
-    bound = min(cores / (1 / played.per_second + learning), 1 / learning)
-    burn_in = int(needed * steps)
-    trained = replace(
+    together = 1 / (1 / played.per_second + learning)
+    bound = min(cores * together, 1 / learning)
+    length = int(needed * steps) + int(TRAIN_SECONDS * bound)
+    run = replace(
         settings,
-        steps=burn_in + int(TRAIN_SECONDS * bound),
+        steps=length,
         rollout=replace(settings.rollout, epsilon_start=1.0, epsilon_finish=1.0),
         eval=replace(settings.eval, every_steps=0),
-        log=replace(settings.log, every_steps=200, terminal=False, video_every_steps=0),
+        log=replace(settings.log, every_steps=max(200, length // 25), terminal=False, video_every_steps=0),
         checkpoint=replace(settings.checkpoint, every_steps=10**12),
     )
-    with redirect_stderr(StringIO()):
-        achieved, megabytes = end_to_end(trained)
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+        trained = fresh.submit(end_to_end, run).result()
+    achieved = trained.per_wall_second
     episode_bytes = np.mean([sum(array.nbytes for array in record.values()) for record in records])
     table = Table(title=f"{settings.algo.name} on {settings.env.name}, {cores} cores, {learner.device}", box=None)
     table.add_column("measured")
@@ -193,14 +238,19 @@ def bench(settings: Settings) -> int:
         ("rollouts, steps per CPU second", f"{played.per_second:,.0f}", f"{played.per_second / raw.per_second:.2f}"),
         ("learner, ms per update", f"{update.total:.1f}", ""),
         *((f"  {name}", f"{value:.1f}", f"{value / update.total:.2f}") for name, value in update.parts.items()),
-        ("end to end, steps per wall second", f"{achieved:,.0f}", f"{achieved / bound:.2f}"),
+        ("learner, updates per CPU second", f"{1e3 / update.total:.1f}", ""),
+        ("rollouts and learner, steps per CPU second", f"{together:,.0f}", ""),
+        ("  share of rollouts", "", f"{together / played.per_second:.2f}"),
+        ("  share of the learner", "", f"{together * learning:.2f}"),
+        ("training, steps per CPU second of its process", f"{trained.per_cpu_second:,.0f}", ""),
+        ("training, updates per CPU second of its process", f"{trained.updates_per_cpu_second:,.1f}", ""),
+        ("training, steps per wall second", f"{achieved:,.0f}", f"{achieved / bound:.2f}"),
         ("  the bound of rollouts and learner", f"{bound:,.0f}", ""),
-        ("  steps per CPU second", f"{1 / (1 / played.per_second + learning):,.0f}", ""),
         ("mean episode, steps", f"{steps:.1f}", ""),
         ("moved per episode, bytes", f"{episode_bytes:,.0f}", ""),
         ("moved per version of the weights, bytes", f"{sum(a.nbytes for a in learner.weights().values()):,}", ""),
         ("replay, MiB", f"{learner.replay.bytes / 2**20:,.0f}", ""),
-        ("peak memory of the learner's process, MiB", f"{megabytes:,.0f}", ""),
+        ("peak memory of the learner's process, MiB", f"{trained.megabytes:,.0f}", ""),
     ]
     for row in rows:
         table.add_row(*row)

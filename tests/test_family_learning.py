@@ -18,7 +18,7 @@ MEMBERS = {
 }
 FINDERS = {
     "qplex": [*MEMBERS["qplex"], "algo.heads=10", "algo.optimizer.lr=3e-3", "algo.recurrent=false", "algo.hidden=32"]
-    + ["steps=30000", "learner.batch=32", "learner.updates_per_episode=0.2"],
+    + ["steps=24000", "learner.batch=32", "learner.updates_per_episode=0.2"],
     "cw_qmix": MEMBERS["cw_qmix"],
     "ow_qmix": MEMBERS["ow_qmix"],
     "qtran": [*MEMBERS["qtran"], "learner.updates_per_episode=0.2"],

@@ -45,7 +45,7 @@ class StackedGRU(nn.Module):
         from_reset, from_update, from_candidate = _project(memory, self.weight_hh, self.bias_hh).chunk(3, -1)
         kept = torch.sigmoid(update + from_update)
         fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
-        return torch.lerp(fresh, memory, kept)
+        return fresh + kept * (memory - fresh)  # not `lerp`, which refuses the two types of autocast
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Whole episodes from zero memories: (S, T, R, I) -> (S, T, R, H)."""
