@@ -239,6 +239,7 @@ def bench(settings: Settings) -> int:
         ("learner, ms per update", f"{update.total:.1f}", ""),
         *((f"  {name}", f"{value:.1f}", f"{value / update.total:.2f}") for name, value in update.parts.items()),
         ("learner, updates per CPU second", f"{1e3 / update.total:.1f}", ""),
+        ("  cores of rollouts that keep it busy", f"{1 / (learning * played.per_second):.1f}", ""),
         ("rollouts and learner, steps per CPU second", f"{together:,.0f}", ""),
         ("  share of rollouts", "", f"{together / played.per_second:.2f}"),
         ("  share of the learner", "", f"{together * learning:.2f}"),

@@ -17,8 +17,8 @@ MEMBERS = {
     "pqn_vdn": ["algo=pqn_vdn", "algo.hidden=64", "learner.updates_per_episode=0.25", "learner.every_episodes=128"],
 }
 FINDERS = {
-    "qplex": [*MEMBERS["qplex"], "algo.heads=10", "algo.optimizer.lr=3e-3", "algo.recurrent=false", "algo.hidden=32"]
-    + ["steps=24000", "learner.batch=32", "learner.updates_per_episode=0.2"],
+    "qplex": [*MEMBERS["qplex"], "algo.heads=10", "algo.optimizer.lr=1e-2", "algo.recurrent=false", "algo.hidden=32"]
+    + ["steps=16000", "learner.batch=32", "learner.updates_per_episode=0.2"],
     "cw_qmix": MEMBERS["cw_qmix"],
     "ow_qmix": MEMBERS["ow_qmix"],
     "qtran": [*MEMBERS["qtran"], "learner.updates_per_episode=0.2"],

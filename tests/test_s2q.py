@@ -453,6 +453,16 @@ def test_options_play_and_learn(options):
         assert play(q, range(4), steps=3).shape == (3, 4, 3)
 
 
+@pytest.mark.parametrize("options", [{}, {"comm": True, "layer_norm": True}, {"recurrent": False, "shared": False}])
+def test_lower_precision_changes_little(options):
+    q, batch = made(**options), episodes()
+    full = q.loss(batch, Noise(0, 0)).value.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        lower = q.loss(batch, Noise(0, 0))
+    q.descend(lower)
+    assert lower.value.item() == pytest.approx(full, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "reward_range", "key"),
     [
