@@ -227,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check the world that ``arguments`` choose, and print what is found; the exit status."""
     import algos
     import envs
-    from marl import cli
+    from marl.command import cli
     from marl.config import Mistake
 
     # The settings of a run name an algorithm too; none is started here.

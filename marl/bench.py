@@ -24,7 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import algos
 import envs
-from marl import build, cli
+from marl import build
+from marl.command import cli
 from marl.config import Settings
 from marl.dice import EXPLORATION, Dice
 from marl.env import BatchedEnv

@@ -14,8 +14,8 @@ from marl.config import Settings, phase_ends
 from marl.env import BatchedEnv
 from marl.fleet import Fleet, make_fleet
 from marl.learner import Learner, Pace
-from marl.log import Log
 from marl.replay import Replay
+from marl.reporting.log import Log
 from marl.schedule import Epsilon, Schedule, Stage
 from marl.types import EnvSpec
 from marl.worker import Worker

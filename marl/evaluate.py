@@ -16,14 +16,16 @@ from rich.table import Table
 
 import algos
 import envs
-from marl import build, checkpoint, cli, video
+from marl import build, checkpoint
+from marl.command import cli
+from marl.command.request import parse_argument
+from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, count, suggestion
 from marl.fleet import make_fleet
-from marl.request import parse_argument
+from marl.reporting import video
+from marl.reporting.statistics import Estimate, mean_interval, success_interval
+from marl.reporting.tally import summary
 from marl.run import FILM_SPEED
-from marl.statistics import Estimate, mean_interval, success_interval
-from marl.tally import summary
-from marl.typed import put, tree
 from marl.types import Array, Record
 from marl.worker import EVALUATE, Plan, Rollout
 

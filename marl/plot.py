@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from marl.curves import Curve, Unplottable, curve, differing, find_runs, grouped, metric_of
+from marl.reporting.curves import Curve, Unplottable, curve, differing, find_runs, grouped, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -34,13 +34,13 @@ from omegaconf import OmegaConf
 
 import algos
 import envs
-from marl import compare, report, results, tables
-from marl.compose import Registries
+from marl.command.compose import Registries
+from marl.command.request import probe
+from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, check_values, count, like, suggestion
-from marl.jobs import Ended, Job, Pool
-from marl.request import probe
-from marl.tables import Row, Table
-from marl.typed import put, tree
+from marl.reproduction import compare, report, results, tables
+from marl.reproduction.jobs import Ended, Job, Pool
+from marl.reproduction.tables import Row, Table
 
 REGISTRIES = Registries(algos.ALGORITHMS, envs.ENVIRONMENTS)
 SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -194,7 +194,7 @@ def _availability(row: Row) -> list[str]:
 
 def play_at_random(work: Work) -> int:
     """Measure chance on every task, by the first of its rows that can run here; the exit status."""
-    from marl.chance import chance  # brings torch
+    from marl.reproduction.chance import chance  # brings torch
 
     left = dict.fromkeys(row.task for row, _ in work.chosen())
     for row, _ in work.chosen():

@@ -13,16 +13,17 @@ from types import FrameType
 import torch
 from safetensors.torch import save_file
 
-from marl import build, checkpoint, cli
+from marl import build, checkpoint
 from marl.checkpoint import NoCheckpoint
+from marl.command import cli
 from marl.config import Mistake, Settings
 from marl.env import EnvUnavailable
 from marl.learner import Learner
-from marl.log import Log
 from marl.parts import NonFinite
 from marl.replay import ReplayTooLarge
+from marl.reporting.log import Log
+from marl.reporting.tally import Tally
 from marl.schedule import Schedule
-from marl.tally import Tally
 from marl.worker import TRAIN, Plan, Rollout
 
 FILM_SPEED = 10

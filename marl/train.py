@@ -6,7 +6,7 @@ import sys
 
 import algos
 import envs
-from marl import cli
+from marl.command import cli
 from marl.config import Settings
 
 

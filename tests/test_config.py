@@ -18,12 +18,12 @@ from omegaconf import OmegaConf
 
 import algos
 import envs
-from marl import cli
-from marl.compose import Registries, files
+from marl.command import cli
+from marl.command.compose import Registries, files
+from marl.command.guide import settings as listed
+from marl.command.request import one, several
 from marl.config import Mistake, Settings, leaves
 from marl.env import EnvUnavailable
-from marl.guide import settings as listed
-from marl.request import one, several
 
 REGISTRIES = Registries(algos.ALGORITHMS, envs.ENVIRONMENTS)
 Capture = pytest.CaptureFixture[str]
@@ -427,7 +427,7 @@ def test_a_saved_run_is_loaded_for_other_commands() -> None:
 
 def test_help_lists_everything_without_importing_torch() -> None:
     code = (
-        "import sys, algos, envs; from marl import cli;"
+        "import sys, algos, envs; from marl.command import cli;"
         "status = cli.run(None, ['--help'], algos.ALGORITHMS, envs.ENVIRONMENTS);"
         "sys.exit(status or 'torch' in sys.modules)"
     )

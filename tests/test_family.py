@@ -14,7 +14,7 @@ import algos
 import envs
 from algos import pqn_vdn, qatten, qmix, qplex, qtran, vdn, wqmix
 from algos.factored import Optimizer
-from marl import cli
+from marl.command import cli
 from marl.config import Mistake
 from marl.dice import Noise
 from marl.learner import Learner, Pace

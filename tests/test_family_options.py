@@ -13,7 +13,7 @@ import torch
 import algos
 import envs
 from algos.factored import FactoredConfig
-from marl import cli
+from marl.command import cli
 from marl.config import Mistake, Settings
 from marl.env import SideBySide
 from marl.learner import Learner, Pace

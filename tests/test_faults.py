@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from marl.crew import GRACE
-from marl.dispatch import ATTEMPTS, WorkerError
+from marl.crews.crew import GRACE
+from marl.crews.dispatch import ATTEMPTS, WorkerError
 from marl.env import EnvUnavailable
 from marl.worker import Rollout
 from tests.troubles import MakeWorker, Mishap, Trouble, fleet, plan, play, same, weights

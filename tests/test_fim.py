@@ -23,13 +23,14 @@ from algos.influence.model import ForwardModel, Target
 from algos.influence.selection import Rule, entropy_per_dim, mean_change, scale, select
 from algos.influence.trace import trace_scan
 from envs import push_box
-from marl import build, cli
-from marl.chart import draw
+from marl import build
+from marl.command import cli
 from marl.config import Mistake
 from marl.dice import Noise
 from marl.learner import Learner, Pace
 from marl.parts import Bars
 from marl.replay import Replay
+from marl.reporting.chart import draw
 from marl.run import Run
 from marl.types import Column, EnvSpec, Episodes
 from marl.worker import TRAIN, Plan, Worker

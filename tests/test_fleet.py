@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from marl.crew import Crew, Event, Fault, Ready
-from marl.dispatch import ATTEMPTS, Fleet
-from marl.ledger import HANDFUL
+from marl.crews.crew import Crew, Event, Fault, Ready
+from marl.crews.dispatch import ATTEMPTS, Fleet
+from marl.crews.ledger import HANDFUL
 from marl.worker import Rollout
 from tests.troubles import MakeWorker, fleet, plan, play, same, weights
 

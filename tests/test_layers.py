@@ -13,14 +13,13 @@ LEVELS = [
     {"marl.ops", "marl.nets", "marl.mixers", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel", "marl.scaling"},
     {"algos", "envs"},
-    {"marl.replay", "marl.worker", "marl.checkpoint", "marl.log", "marl.statistics", "marl.video", "marl.chart"}
-    | {"marl.terminal", "marl.progress", "marl.curves", "marl.ledger"},
-    {"marl.learner", "marl.tally", "marl.crew", "marl.processes", "marl.dispatch", "marl.fleet"},
-    {"marl.schedule", "marl.typed", "marl.compose", "marl.runs", "marl.request", "marl.guide", "marl.cli"}
-    | {"marl.tables", "marl.jobs", "marl.results", "marl.compare", "marl.report"},
-    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.plot"}
-    | {"marl.chance", "marl.reproduce"},
+    {"marl.replay", "marl.worker", "marl.checkpoint", "marl.reporting", "marl.crews.ledger"},
+    {"marl.learner", "marl.reporting.tally", "marl.crews", "marl.fleet"},
+    {"marl.schedule", "marl.command", "marl.reproduction"},
+    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.plot", "marl.reproduce"}
+    | {"marl.reproduction.chance"},
 ]
+"""A package stands for all its files but those that are named."""
 COMMANDS = LEVELS[-1]
 FILES = [path for top in ("marl", "algos", "envs") for path in sorted((ROOT / top).rglob("*.py"))]
 
@@ -41,10 +40,11 @@ def imports(path: Path) -> set[str]:
 
 
 def level(name: str) -> int | None:
-    top = name.split(".")[0]
-    for number, names in enumerate(LEVELS):
-        if name in names or top in names:
-            return number
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        for number, names in enumerate(LEVELS):
+            if ".".join(parts[:end]) in names:
+                return number
     return None
 
 

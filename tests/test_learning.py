@@ -11,7 +11,8 @@ import torch
 
 import algos
 import envs
-from marl import build, cli
+from marl import build
+from marl.command import cli
 from marl.run import Run
 from marl.types import View
 

@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from marl import terminal, video
-from marl.log import CSV, EVENTS, JSON_LINES, Log, LogDamaged, repeats
-from marl.progress import Progress, duration, number
+from marl.reporting import terminal, video
+from marl.reporting.log import CSV, EVENTS, JSON_LINES, Log, LogDamaged, repeats
+from marl.reporting.progress import Progress, duration, number
 
 AWKWARD = {"train/return": 0.1 + 0.2, "loss/td": 1 / 3, "q/taken": -1e-17, "updates/total": 12345678.0, 'a,"b': 2.0}
 
@@ -122,7 +122,7 @@ def test_a_killed_run_leaves_no_seam(tmp_path):
     script = f"""
 import json, os, signal
 from pathlib import Path
-from marl.log import Log
+from marl.reporting.log import Log
 from tests.test_log import play
 folder = Path({str(killed)!r})
 log = Log(folder, total_steps=100, terminal=False)
@@ -383,7 +383,7 @@ def test_the_terminal_is_given_back_whatever_happens(tmp_path, ending, said):
         f"""
 import os, signal
 from pathlib import Path
-from marl.terminal import terminal_for
+from marl.reporting.terminal import terminal_for
 terminal = terminal_for(Path({str(tmp_path)!r}), 10, True)
 terminal.show({{"train/return": 1.25}}, 5)
 terminal.say("look", warning=True)
@@ -399,7 +399,7 @@ def test_a_run_in_a_terminal_has_a_panel_and_gives_the_terminal_back(tmp_path):
     status, written = in_a_terminal(
         f"""
 from pathlib import Path
-from marl.log import Log
+from marl.reporting.log import Log
 with Log(Path({str(tmp_path)!r}), total_steps=10) as log:
     log.scalars({{"train/return": 1.25}}, 5)
 print("afterwards")

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marl.curves import Group, Run, Series, Unplottable, common_steps, curve, differing, find_runs, grouped, held
-from marl.log import Log
 from marl.plot import draw, main
+from marl.reporting.curves import (
+    Group,
+    Run,
+    Series,
+    Unplottable,
+    common_steps,
+    curve,
+    differing,
+    find_runs,
+    grouped,
+    held,
+)
+from marl.reporting.log import Log
 
 pytest.importorskip("rliable")
 pytest.importorskip("matplotlib")

@@ -7,7 +7,7 @@ import torch
 
 import algos
 import envs
-from marl import cli
+from marl.command import cli
 from marl.env import SideBySide
 from marl.learner import Learner, Pace
 from marl.replay import Replay

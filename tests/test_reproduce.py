@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
-from marl import compare, report, results, tables
 from marl.config import Mistake
-from marl.curves import Series
+from marl.reporting.curves import Series
+from marl.reporting.statistics import Estimate
 from marl.reproduce import REGISTRIES, main
-from marl.statistics import Estimate
-from marl.tables import Figure, Header, Row, read
+from marl.reproduction import compare, report, results, tables
+from marl.reproduction.tables import Figure, Header, Row, read
 
 ROOT = Path(__file__).parent.parent
 Capture = pytest.CaptureFixture[str]

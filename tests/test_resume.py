@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from marl.checkpoint import load_latest
-from marl.log import repeats
+from marl.reporting.log import repeats
 
 ROOT = Path(__file__).parent.parent
 COMMON = [

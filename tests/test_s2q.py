@@ -11,7 +11,8 @@ import envs
 from algos import s2q
 from algos.successive.selection import divergence, draw, softmax
 from algos.successive.sub_values import SubAgents, suppressed, weights
-from marl import build, cli
+from marl import build
+from marl.command import cli
 from marl.config import Mistake
 from marl.dice import Dice, Noise
 from marl.nets import AgentNet, Layers

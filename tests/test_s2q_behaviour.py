@@ -17,7 +17,8 @@ import algos
 import envs
 from algos.s2q import S2Q, Config
 from algos.successive.selection import softmax
-from marl import build, cli
+from marl import build
+from marl.command import cli
 from marl.dice import Noise
 from marl.run import Run
 from marl.types import EnvSpec, Episodes

@@ -9,7 +9,8 @@ import torch
 
 import algos
 import envs
-from marl import build, cli
+from marl import build
+from marl.command import cli
 from marl.config import Mistake
 from marl.run import Run
 from marl.schedule import Epsilon, Schedule, Stage

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from marl.statistics import iqm_band, iqm_interval, mean, mean_interval, standard_error, success_interval
+from marl.reporting.statistics import iqm_band, iqm_interval, mean, mean_interval, standard_error, success_interval
 
 
 def test_mean_and_standard_error_by_hand():

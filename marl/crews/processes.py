@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import IO, NamedTuple
 
-from marl.crew import GRACE, Crew, Event, Fault, News, Player, Ready, Weights, bounded_threads
+from marl.crews.crew import GRACE, Crew, Event, Fault, News, Player, Ready, Weights, bounded_threads
 from marl.worker import Plan, Worker
 
 GONE = (BrokenPipeError, ConnectionResetError)

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from marl.progress import Progress
+from marl.reporting.progress import Progress
 
 PAUSE = 10.0
 """Seconds between plain lines."""

@@ -17,8 +17,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from marl.command.typed import fill, one_line, put, tree
 from marl.config import Mistake, Settings, default_name, suggestion
-from marl.typed import fill, one_line, put, tree
 
 CONFIGS = "configs"
 CHOSEN = {"algo": "algorithm", "env": "environment", "recipe": "recipe", "experiment": "experiment"}

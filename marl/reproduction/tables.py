@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from marl.compose import CONFIGS
+from marl.command.compose import CONFIGS
+from marl.command.typed import fill, one_line, tree
 from marl.config import Mistake, check_values, count, one_of, suggestion
-from marl.typed import fill, one_line, tree
 
 FOLDER = "tables"
 NAME = re.compile(r"\w[\w.+-]*", re.ASCII)

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from marl.compose import Registries, settings_from
+from marl.command.compose import Registries, settings_from
+from marl.command.guide import guide
+from marl.command.request import one, parse_argument, probe, request, several
+from marl.command.runs import find, flat, open_folder, read, refuse_taken, to_yaml
 from marl.config import Mistake, Settings, check, suggestion
-from marl.guide import guide
-from marl.request import one, parse_argument, probe, request, several
-from marl.runs import find, flat, open_folder, read, refuse_taken, to_yaml
 
 __all__ = ["Mistake", "flat", "load", "open_folder", "parse", "run", "to_yaml"]
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from marl.config import Mistake
-from marl.curves import common_steps, held
-from marl.results import PREFIX, Recorded
-from marl.statistics import Estimate, iqm_interval, mean_interval
-from marl.tables import Figure, Header
+from marl.reporting.curves import common_steps, held
+from marl.reporting.statistics import Estimate, iqm_interval, mean_interval
+from marl.reproduction.results import PREFIX, Recorded
+from marl.reproduction.tables import Figure, Header
 
 
 def standing(runs: Sequence[Recorded], header: Header) -> Estimate:

@@ -87,7 +87,7 @@ class Running:
 
 def surroundings(environment: Mapping[str, str]) -> dict[str, str]:
     """Of a process that keeps to one thread and finds this package."""
-    here = str(Path(__file__).resolve().parent.parent)
+    here = str(Path(__file__).resolve().parents[2])
     paths = [here, *filter(None, [environment.get("PYTHONPATH")])]
     return {**environment, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from marl.compose import Registries, settings_from
+from marl.command.compose import Registries, settings_from
+from marl.command.request import HARMLESS, one
+from marl.command.runs import ENVIRONMENT, plain, read
 from marl.config import Mistake, Settings, leaves
-from marl.curves import Series, read_run
-from marl.request import HARMLESS, one
-from marl.runs import ENVIRONMENT, plain, read
-from marl.statistics import Estimate
-from marl.tables import Header, Row
+from marl.reporting.curves import Series, read_run
+from marl.reporting.statistics import Estimate
+from marl.reproduction.tables import Header, Row
 
 PREFIX = "eval/"
 MACHINES = "machines"

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from marl.compare import below_random, fresh, standing, versus
-from marl.compose import Registries
+from marl.command.compose import Registries
 from marl.config import Mistake, suggestion
-from marl.results import Recorded, differing, random_of, recorded, wanted
-from marl.statistics import Estimate
-from marl.tables import Figure, Header, Row, Table, load, names
+from marl.reporting.statistics import Estimate
+from marl.reproduction.compare import below_random, fresh, standing, versus
+from marl.reproduction.results import Recorded, differing, random_of, recorded, wanted
+from marl.reproduction.tables import Figure, Header, Row, Table, load, names
 
 MARKER = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 READ = {"figure": "read off a figure", "data": "from raw curves", "unchecked": "quoted at second hand"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from marl import build
 from marl.config import Settings
 from marl.evaluate import measure
-from marl.statistics import Estimate
+from marl.reporting.statistics import Estimate
 from marl.worker import EVALUATE, Plan
 
 STREAM = f"{EVALUATE}/chance"

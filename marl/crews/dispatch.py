@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from marl.crew import Crew, Event, Fault, Ready, Weights, pack, unpack
+from marl.crews.crew import Crew, Event, Fault, Ready, Weights, pack, unpack
+from marl.crews.ledger import Ledger, Seat
 from marl.env import EnvUnavailable
-from marl.ledger import Ledger, Seat
 from marl.types import Array
 from marl.worker import Plan, Rollout
 

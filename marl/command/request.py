@@ -14,10 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from marl.compose import Pair, Registries, settings_from
+from marl.command.compose import Pair, Registries, settings_from
+from marl.command.runs import find, read
+from marl.command.typed import one_line, shown
 from marl.config import Mistake, Settings, check, default_name
-from marl.runs import find, read
-from marl.typed import one_line, shown
 
 HARMLESS = ("steps", "device", "log", "checkpoint", "ray", "rollout.backend", "rollout.workers", "rollout.timeout")
 """What may change when a run goes on; all else would make it another experiment."""

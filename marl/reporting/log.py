@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from marl import chart, video
-from marl.terminal import Terminal, terminal_for
+from marl.reporting import chart, video
+from marl.reporting.terminal import Terminal, terminal_for
 from marl.types import Array
 
 if TYPE_CHECKING:

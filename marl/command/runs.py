@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from marl.command.typed import one_line
 from marl.config import Mistake, Settings, default_name, leaves, suggestion
-from marl.typed import one_line
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment"
@@ -151,7 +151,7 @@ def describe() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git": _git(Path(__file__).resolve().parent.parent),
+        "git": _git(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "hardware": _hardware(),

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from marl.parts import Stats
-from marl.statistics import standard_error
+from marl.reporting.statistics import standard_error
 from marl.types import Record
 from marl.worker import Rollout
 

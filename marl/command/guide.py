@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from marl.compose import CONFIGS, Registries, files
+from marl.command.compose import CONFIGS, Registries, files
+from marl.command.typed import shown
 from marl.config import Settings, key_of
-from marl.typed import shown
 
 EXAMPLES = """\
   {command} algo=fox env=grf

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from marl.statistics import RESAMPLES, Band, iqm_band
+from marl.reporting.statistics import RESAMPLES, Band, iqm_band
 from marl.types import Array
 
 POINTS = 200

@@ -1,0 +1,1 @@
+"""What is typed, and the settings that come of it."""

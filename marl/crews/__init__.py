@@ -1,0 +1,1 @@
+"""Processes that play, and the bookkeeping of what they were asked."""

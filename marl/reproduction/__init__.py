@@ -1,0 +1,1 @@
+"""Tables of results: what to run, what came of it, how it compares."""
