@@ -94,14 +94,19 @@ def test_one_successor_owns_the_second_best(seed):
     assert Learned(diagonal(1, 0.9, 0.8), seed, successors=1).greedy == [A, B]
 
 
+NEGATIVE = diagonal(-1, -2, -3, elsewhere=-10.0)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-def test_negative_rewards_need_a_floor(seed):
-    """Without one, what is suppressed is drawn to 0, above everything else."""
-    payoffs = diagonal(-1, -2, -3, elsewhere=-10.0)
-    without = Learned(payoffs, seed)
-    assert without.greedy == [A, A, A]
-    torch.testing.assert_close(without.probabilities, torch.full((3,), 1 / 3), atol=0.01, rtol=0)
-    assert Learned(payoffs, seed, floor=20.0, suppress_by="delayed").greedy == [A, B, C]
+def test_without_a_floor_negative_rewards_are_suppressed_to_above_everything_else(seed):
+    learned = Learned(NEGATIVE, seed)
+    assert learned.greedy == [A, A, A]
+    torch.testing.assert_close(learned.probabilities, torch.full((3,), 1 / 3), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_a_floor_negative_rewards_are_ordered(seed):
+    assert Learned(NEGATIVE, seed, floor=20.0, suppress_by="delayed").greedy == [A, B, C]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -141,11 +146,10 @@ def returns(folder: Path, algo: str, seed: int) -> list[tuple[int, float]]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_shifting_optimum_is_followed(seed, tmp_path):
     told = returns(tmp_path, "s2q", seed)
-    assert [value for step, value in told if SHIFT - 1000 <= step < SHIFT] == pytest.approx([1.0] * 5)
     assert [value for step, value in told if step > EPISODES - 1000] == pytest.approx([1.6] * 5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_qmix_does_not_follow_it(seed, tmp_path):
     told = returns(tmp_path, "qmix", seed)
-    assert [value for step, value in told if step > EPISODES - 1000] == pytest.approx([1.0] * 5)
+    assert max(value for _, value in told) < 1.1
