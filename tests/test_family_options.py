@@ -151,7 +151,7 @@ def test_a_recipe_comes_after_the_algorithm_and_before_the_rest() -> None:
     assert settings("algo=qmix", "recipe=pymarl").rollout.epsilon_steps == settings("algo=qmix").rollout.epsilon_steps
     assert settings("algo=qmix", "recipe=pymarl", "algo.optimizer.lr=7e-4").algo.optimizer.lr == 7e-4
     spread = cli.parse(["experiment=qmix_spread", "recipe=pymarl"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
-    assert (spread.algo.optimizer.name, spread.learner.updates_per_episode) == ("rmsprop", 0.25)
+    assert (spread.algo.optimizer.name, spread.algo.gamma) == ("rmsprop", 0.9)
 
 
 def test_a_recipe_is_for_the_algorithm_within_a_wrapper() -> None:
