@@ -12,7 +12,8 @@ from algos import s2q
 from algos.successive.selection import divergence, draw, softmax
 from algos.successive.sub_values import SubAgents, suppressed, weights
 from marl import build
-from marl.command import cli
+from marl.command import cli, request
+from marl.command.compose import Registries
 from marl.config import Mistake
 from marl.dice import Dice, Noise
 from marl.nets import AgentNet, Layers
@@ -113,7 +114,7 @@ def test_settings_are_the_published_ones():
     algo = settings.algo
     assert (algo.successors, algo.temperature, algo.least_weight, algo.alpha, algo.floor) == (2, 0.1, 0.9, 1.0, None)
     assert (algo.td_lambda, algo.gamma, algo.agent_id, algo.optimizer.lr, algo.mixed) == (0.6, 0.99, False, 1e-3, 0.5)
-    (settings,) = cli.parse(["experiment=s2q_3v1"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = request.one(["experiment=s2q_3v1"], Registries(algos.ALGORITHMS, envs.ENVIRONMENTS))
     assert build.schedule(settings).epsilon_at(50_000) == pytest.approx(0.525)
     assert (settings.algo.hidden, settings.algo.agent_id, settings.eval.episodes) == (256, True, 16)
 
