@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs import refusal
+from envs.draws import scrambled
 from marl.env import BatchedEnv, Moments
 from marl.types import Array, Column, EnvSpec
 
@@ -53,18 +54,6 @@ def starts(config: Config, seeds: Sequence[int]) -> tuple[Array, Array]:
 
 def as_cells(number: Array, grid: int) -> Array:
     return np.stack(np.divmod(number, grid), -1)
-
-
-def scrambled(seeds: Sequence[int], draws: int) -> Array:
-    """(E, draws) uint64, uniform: SplitMix64 (Steele, Lea and Flood 2014), for a generator per copy costs too much."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    word = np.asarray(seeds, np.uint64)[:, None]
-    for counter in (np.ones(1, np.uint64), np.arange(1, draws + 1, dtype=np.uint64)):
-        word = word + counter * golden
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        word = word ^ (word >> np.uint64(31))
-    return word
 
 
 def optimum(config: Config, seeds: Sequence[int] | None = None) -> float:
@@ -139,15 +128,7 @@ class Meet(BatchedEnv):
         self._position = np.repeat(team[:, None], spec.n_agents, 1)
         self._gathered = np.zeros(count, np.int64)
         self._time = np.zeros(count, np.int64)
-        self._moments = Moments(
-            obs=np.zeros((count, spec.n_agents, spec.obs_dim), np.float32),
-            state=np.zeros((count, spec.state_dim), np.float32),
-            avail=np.zeros((count, spec.n_agents, spec.n_actions), np.bool_),
-            reward=np.zeros(count, np.float32),
-            terminal=np.zeros(count, np.bool_),
-            truncated=np.zeros(count, np.bool_),
-            columns={"won": np.zeros(count, np.bool_)},
-        )
+        self._moments = Moments.blank(spec, count)
         self._show(np.arange(count))
         return self._moments
 

@@ -91,15 +91,8 @@ class PushBox(BatchedEnv):
         agents, boxes = starts(self._config.width)
         self._agents, self._boxes = np.repeat(agents[None], count, 0), np.repeat(boxes[None], count, 0)
         self._time = np.zeros(count, np.int64)
-        self._moments = Moments(
-            obs=np.zeros((count, spec.n_agents, spec.obs_dim), np.float32),
-            state=np.zeros((count, spec.state_dim), np.float32),
-            avail=np.ones((count, spec.n_agents, spec.n_actions), np.bool_),
-            reward=np.zeros(count, np.float32),
-            terminal=np.zeros(count, np.bool_),
-            truncated=np.zeros(count, np.bool_),
-            columns={name: np.zeros(count, column.dtype) for name, column in spec.columns.items()},
-        )
+        self._moments = Moments.blank(spec, count)
+        self._moments.avail[:] = True
         self._moments.obs[:, PAIR, 8 + PAIR] = 1.0
         self._show(np.arange(count))
         return self._moments

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs import refusal
-from envs.meet import scrambled
+from envs.draws import scrambled
 from envs.painting import board
 from marl.env import BatchedEnv, Moments
 from marl.types import Array, Column, EnvSpec
@@ -128,15 +128,8 @@ class StagHunt(BatchedEnv):
         self._hunting = np.ones(self._hunter.shape, np.bool_)
         self._roaming = np.ones(self._stag.shape, np.bool_)
         self._time = np.zeros(count, np.int64)
-        self._moments = Moments(
-            obs=np.zeros((count, spec.n_agents, spec.obs_dim), np.float32),
-            state=np.zeros((count, spec.state_dim), np.float32),
-            avail=np.zeros((count, spec.n_agents, spec.n_actions), np.bool_),
-            reward=np.zeros(count, np.float32),
-            terminal=np.zeros(count, np.bool_),
-            truncated=np.zeros(count, np.bool_),
-            columns={"alive": np.ones((count, spec.n_agents), np.bool_), "won": np.zeros(count, np.bool_)},
-        )
+        self._moments = Moments.blank(spec, count)
+        self._moments.columns["alive"][:] = True
         self._show(np.arange(count))
         return self._moments
 

@@ -58,6 +58,19 @@ class Moments(NamedTuple):
     columns: dict[str, Array]
     """name to (E, ...)"""
 
+    @classmethod
+    def blank(cls, spec: EnvSpec, count: int) -> Moments:
+        """Of ``count`` copies that have said nothing yet: zeros, and nothing available."""
+        return cls(
+            obs=np.zeros((count, spec.n_agents, spec.obs_dim), np.float32),
+            state=np.zeros((count, spec.state_dim), np.float32),
+            avail=np.zeros((count, spec.n_agents, spec.n_actions), np.bool_),
+            reward=np.zeros(count, np.float32),
+            terminal=np.zeros(count, np.bool_),
+            truncated=np.zeros(count, np.bool_),
+            columns={name: np.zeros((count, *c.shape), c.dtype) for name, c in spec.columns.items()},
+        )
+
 
 class Env(ABC):
     """One copy of a world. Construction is cheap and starts no engine: the first `reset` does."""
@@ -124,15 +137,7 @@ class SideBySide(BatchedEnv):
         self.size = size
         self.copies = [make() for _ in range(size)]
         self.spec = spec = self.copies[0].spec
-        self._all = Moments(
-            obs=np.zeros((size, spec.n_agents, spec.obs_dim), np.float32),
-            state=np.zeros((size, spec.state_dim), np.float32),
-            avail=np.zeros((size, spec.n_agents, spec.n_actions), np.bool_),
-            reward=np.zeros(size, np.float32),
-            terminal=np.zeros(size, np.bool_),
-            truncated=np.zeros(size, np.bool_),
-            columns={name: np.zeros((size, *c.shape), c.dtype) for name, c in spec.columns.items()},
-        )
+        self._all = Moments.blank(spec, size)
         self._playing = self._all
 
     def reset(self, seeds: Sequence[int]) -> Moments:
