@@ -35,15 +35,18 @@ class Optimizer:
     alpha: float = number(0.99, least=0, most=1)  # rmsprop: decay of the squared gradient
     eps: float = number(1e-8, above=0)
     clip: float = number(10.0, above=0)  # global gradient norm
+    lr_decay: bool = False  # the learning rate falls linearly, to 0 at the end of the run
 
     def make(self, name: str, parameters: list[nn.Parameter]) -> Descent:
         """The optimiser of ``parameters``, known as ``name`` in errors and checkpoints."""
+        optimizer: torch.optim.Optimizer
         if self.name == "rmsprop":
-            rmsprop = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
-            return Descent(name, rmsprop, self.clip)
-        if self.name == "radam":
-            return Descent(name, torch.optim.RAdam(parameters, lr=self.lr, eps=self.eps), self.clip)
-        return Descent(name, torch.optim.Adam(parameters, lr=self.lr, eps=self.eps, fused=True), self.clip)
+            optimizer = torch.optim.RMSprop(parameters, lr=self.lr, alpha=self.alpha, eps=self.eps)
+        elif self.name == "radam":
+            optimizer = torch.optim.RAdam(parameters, lr=self.lr, eps=self.eps)
+        else:
+            optimizer = torch.optim.Adam(parameters, lr=self.lr, eps=self.eps, fused=True)
+        return Descent(name, optimizer, self.clip, falling=self.lr_decay)
 
 
 @dataclass
@@ -51,9 +54,11 @@ class FactoredConfig:
     """What every factored value has to choose."""
 
     name: str = "factored"
-    hidden: int = count(64)  # units of the agent's GRU
+    hidden: int = count(64)  # units of the agent's GRU, and of its other layers
+    dense_layers: int = count(1)  # of the agent, before its GRU or the layer in its place
     recurrent: bool = True  # a GRU; False: a feed-forward agent without memory
     layer_norm: bool = False  # normalise the agent's hidden layers
+    state_norm: bool = False  # normalise the state that mixers read
     shared: bool = True  # one network for all agents; False: one for each
     agent_id: bool = True  # feed the agent its index; False: agents are told apart by their observations alone
     last_action: bool = True  # feed the agent its previous choice
@@ -75,6 +80,7 @@ class FactoredConfig:
             self.recurrent,
             self.layer_norm,
             self.shared,
+            dense=self.dense_layers,
             last_action=self.last_action,
             agent_id=self.agent_id,
         )

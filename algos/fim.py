@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algos.factored import FactoredQ
 from algos.influence.counterfactual import Measure, compare, sampled, uniform_marginal
 from algos.influence.fading import Fading
 from algos.influence.features import feature_mask, native_mask, refuse_unseen, visible_features
-from algos.influence.model import ForwardModel, Target, fit
+from algos.influence.foresight import Foresight
+from algos.influence.model import Target
 from algos.influence.selection import LIMIT, Rule
 from algos.influence.statistic import Statistic, Watching
 from algos.influence.telling import Teller
@@ -24,7 +25,7 @@ from algos.influence.trace import trace_scan
 from marl.config import Mistake, count, number, one_of
 from marl.dice import Noise
 from marl.ops import best_available, masked_mean
-from marl.parts import Bars, Bonus, Delay, Descent, JointQ, Parts, Stats, delayed
+from marl.parts import Bars, JointQ, Parts, Stats
 from marl.types import EnvSpec, Episodes
 
 
@@ -65,6 +66,7 @@ class Config:
     model_clip: float = number(1.0, above=0)  # gradient norm
     model_updates: int = count(25)  # steps of the model after each update of the value, on the same episodes
     model_predicts: str = one_of("next", "change")  # outputs: the next value of a feature, or its change
+    model_inputs: str = one_of("raw", "units")  # states as they are; units: less their mean, over sigma
     model_every_episodes: int = count(200)  # between two copies of the model that influence is computed with
 
     def watching(self) -> Watching:
@@ -75,34 +77,21 @@ class Config:
         return Watching(self.statistic_steps, self.recompute_every, self.norm, self.bins, skip, rule)
 
 
-class FocusingInfluence(Bonus):
+class FocusingInfluence(Foresight):
     """min(alpha r_int, c_max): influence of each agent on the selected features (SFI), under a shared trace (AFI).
 
     The statistic closes when ``statistic_steps`` have come in, at the latest with the first update of the value.
     """
 
     def __init__(self, spec: EnvSpec, config: Config) -> None:
-        super().__init__()
+        super().__init__(spec, config, residual=config.model_predicts == "change")
         self.spec, self.config = spec, config
-        self.delay = Delay(config.model_every_episodes)
-        self.model = ForwardModel(spec, config.model_hidden, residual=config.model_predicts == "change")
-        self.slow_model = delayed(self.model)
         native = native_mask(spec, config.not_native)
         if config.candidates:
             native &= feature_mask(spec, config.candidates, "algo.candidates")
         self.statistic = Statistic(native, config.watching())
         self.fading = Fading(config.anneal_steps if config.anneal else None)
         self._teller = Teller(spec)
-
-    def equip(self) -> None:
-        adam = torch.optim.Adam(self.model.parameters(), lr=self.config.model_lr)
-        self._descent = Descent("model_loss", adam, self.config.model_clip)
-
-    def descents(self) -> list[Descent]:
-        return [self._descent]
-
-    def targets(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.slow_model, self.model)]
 
     def records(self) -> dict[str, Tensor]:
         return self.statistic.window.records()
@@ -126,7 +115,7 @@ class FocusingInfluence(Bonus):
         self.statistic.close()
         config, target = self.config, self.statistic.target()
         stats = self._teller.selection(self.statistic)
-        ready = config.influence == "change" or int(self.slow_model.rounds) > 1
+        ready = config.influence == "change" or self.foresees
         if not ready or len(target.features) == 0:
             return torch.zeros_like(batch.reward), stats
         influence = self.influence(batch, q, noise, target)
@@ -202,7 +191,9 @@ class FocusingInfluence(Bonus):
         target = self.statistic.target()
         if self.config.influence == "change" or len(target.features) == 0:
             return {}
-        return fit(self.model, self._descent, batch, target, self.config.model_updates)
+        if self.config.model_inputs == "units":
+            self.model.read_in(self.statistic.centre, self.statistic.sigma)
+        return self.fit_to(batch, target)
 
 
 def refuse_bad(base: Parts, spec: EnvSpec, config: Config) -> None:

@@ -226,7 +226,7 @@ def build(spec: EnvSpec, config: Config) -> Parts:
     encoder = Encoder(config.hidden, config.fnet_hidden, config.latent_dim)
     q = FormationQ(
         FormationAgent(spec, config, config.latent_dim if config.formation_head else None),
-        Monotonic(spec, config.mixing_embed, config.hyper_embed),
+        Monotonic(spec, config.mixing_embed, config.hyper_embed, state_norm=config.state_norm),
         encoder,
         config,
         local_l1=config.local_l1,

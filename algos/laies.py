@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algos.influence.counterfactual import compare, compare_jointly, uniform_marginal
 from algos.influence.fading import Fading
 from algos.influence.features import feature_mask, refuse_unseen, visible_features
-from algos.influence.model import ForwardModel, Target, fit
+from algos.influence.foresight import Foresight
+from algos.influence.model import Target
 from marl.config import count, number, one_of
 from marl.dice import Noise
 from marl.ops import masked_mean
-from marl.parts import Bonus, Delay, Descent, JointQ, Parts, Stats, delayed
+from marl.parts import JointQ, Parts, Stats
 from marl.types import EnvSpec, Episodes
 
 CDI_UNIT = 100.0
@@ -53,32 +54,19 @@ class Config:
     model_every_episodes: int = count(200)  # between two copies of the model that diligence is computed with
 
 
-class Diligence(Bonus):
+class Diligence(Foresight):
     """min(beta1 IDI + beta2 CDI, clip), fading."""
 
     external: Tensor
 
     def __init__(self, spec: EnvSpec, config: Config) -> None:
-        super().__init__()
+        super().__init__(spec, config, residual=False)
         self.spec, self.config = spec, config
-        self.delay = Delay(config.model_every_episodes)
-        self.model = ForwardModel(spec, config.model_hidden, residual=False)
-        self.slow_model = delayed(self.model)
         chosen = torch.ones(spec.state_dim, dtype=torch.bool)
         if config.external:
             chosen = feature_mask(spec, config.external, "algo.external")
         self.register_buffer("external", chosen.nonzero().squeeze(-1), persistent=False)
         self.fading = Fading(config.anneal_steps if config.anneal else None)
-
-    def equip(self) -> None:
-        adam = torch.optim.Adam(self.model.parameters(), lr=self.config.model_lr)
-        self._descent = Descent("model_loss", adam, self.config.model_clip)
-
-    def descents(self) -> list[Descent]:
-        return [self._descent]
-
-    def targets(self) -> list[tuple[nn.Module, nn.Module]]:
-        return [(self.slow_model, self.model)]
 
     def annotate(self, fresh: Episodes) -> dict[str, Tensor]:
         """Steps are counted for annealing; nothing is written."""
@@ -91,7 +79,7 @@ class Diligence(Bonus):
 
     def reward(self, batch: Episodes, q: JointQ, noise: Noise) -> tuple[Tensor, Stats]:
         """Nothing before the delayed model is a copy of one that was fitted more than once."""
-        if int(self.slow_model.rounds) <= 1:
+        if not self.foresees:
             return torch.zeros_like(batch.reward), {}
         config, share = self.config, self.fading.share(batch)
         alone, together = self.individual(batch), self.collaborative(batch, noise)
@@ -141,7 +129,7 @@ class Diligence(Bonus):
 
     def fit(self, batch: Episodes, q: JointQ, noise: Noise) -> Stats:
         """``model_updates`` steps on the episodes of the value's update."""
-        return fit(self.model, self._descent, batch, self.target(), self.config.model_updates)
+        return self.fit_to(batch, self.target())
 
 
 def wrap(base: Parts, spec: EnvSpec, config: Config) -> Parts:

@@ -21,5 +21,5 @@ class Config(FactoredConfig):
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:
-    mixer = Monotonic(spec, config.mixing_embed, config.hyper_embed)
+    mixer = Monotonic(spec, config.mixing_embed, config.hyper_embed, state_norm=config.state_norm)
     return Parts(FactoredQ(agent_net(spec, config), mixer, config), config.scaling())

@@ -12,7 +12,7 @@ from torch.profiler import record_function
 from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net
 from marl.config import count, number
 from marl.dice import Noise
-from marl.mixers import two_layers
+from marl.mixers import StateInput, two_layers
 from marl.ops import best_available, chosen_value, masked_mean
 from marl.parts import Loss, Parts, Stats
 from marl.types import EnvSpec, Episodes
@@ -36,15 +36,18 @@ class JointValue(nn.Module):
         super().__init__()
         self.n_actions, embed = spec.n_actions, config.joint_embed
         encoded = config.hidden + spec.n_actions
+        self.state = StateInput(config.state_norm)
         self.encoder = two_layers(encoded, encoded, encoded)
         self.joint = nn.Sequential(nn.Linear(spec.state_dim + encoded, embed), nn.ReLU(), *two_layers(embed, embed, 1))
-        self.value = nn.Sequential(nn.Linear(spec.state_dim, embed), nn.ReLU(), *two_layers(embed, embed, 1))
+        self.value = nn.Sequential(
+            StateInput(config.state_norm), nn.Linear(spec.state_dim, embed), nn.ReLU(), *two_layers(embed, embed, 1)
+        )
 
     def forward(self, histories: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """(..., N, H), (..., S), (..., N) long -> Q_jt (..., 1)."""
         one_hot = functional.one_hot(actions, self.n_actions).to(state.dtype)
         encoded = self.encoder(torch.cat([histories, one_hot], -1)).sum(-2)
-        joint: Tensor = self.joint(torch.cat([state, encoded], -1))
+        joint: Tensor = self.joint(torch.cat([self.state(state), encoded], -1))
         return joint
 
 
@@ -67,6 +70,9 @@ class TransformedQ(FactoredQ):
 
     def __init__(self, spec: EnvSpec, config: Config) -> None:
         super().__init__(agent_net(spec, config), JointValue(spec, config), config)
+
+    def stays(self) -> list[nn.Module]:
+        return [self.mixer.encoder, self.mixer.joint]
 
     def mix(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Sum of utilities + V(s): equal to Q_jt at the greedy action and nowhere below it, once learned."""

@@ -16,8 +16,10 @@ from algos.successive.rows import Rows
 from algos.successive.selection import EncoderDecoder, divergence, draw, softmax
 from algos.successive.sub_values import SubAgents, suppressed, weights
 from algos.successive.terms import Aims, Live, Losses, masked_means, report
+from marl.attention import Attention
 from marl.config import Mistake, count, number, one_of
 from marl.dice import EXPLORATION, Dice, Noise
+from marl.duplex import Duplex
 from marl.mixers import Monotonic, Sum
 from marl.ops import best_available, chosen_value, epsilon_greedy, masked_mean
 from marl.parts import Delay, Descent, JointQ, Loss, Parts, Stats, delayed
@@ -32,9 +34,13 @@ class Config(FactoredConfig):
     agent_id: bool = False  # feed agents their index; False: agents are told apart by their observations alone
     td_weight: float = number(1.0, above=0)  # factor before each squared error
     successors: int = count(2, least=0)  # K: sub-values beside Q_tot, each for the next best joint action
-    mixer: str = one_of("monotonic", "sum")  # of every sub-value: QMIX's or VDN's
-    mixing_embed: int = count(32)  # monotonic only
-    hyper_embed: int = count(64)  # monotonic only: hidden units of the networks that make the mixer's weights
+    mixer: str = one_of("monotonic", "sum", "duplex", "attention")  # of sub-values: QMIX's, VDN's, QPLEX's, Qatten's
+    mixing_embed: int = count(32)  # monotonic; attention: hidden units of the network that makes c(s)
+    hyper_embed: int = count(64)  # all but sum: hidden units of the networks that make the mixer's weights
+    heads: int = count(4)  # duplex, attention
+    key_embed: int = count(32)  # attention: size of queries and keys
+    advantage_embed: int = count(64)  # duplex: hidden units of each layer of the networks that make lambda
+    advantage_layers: int = count(2)  # duplex: layers of each of them
     central_embed: int = count(256)  # hidden units of the central mixer
     central_outputs: int = count(1)  # values E that a central agent gives for an action
     alpha: float = number(1.0, least=0)  # how much of its central value a suppressed action loses
@@ -73,7 +79,7 @@ class S2Q(JointQ):
         self.config, k1, layers = config, config.successors + 1, config.layers()
         self.agents = SubAgents(spec, layers, k1, config.latent_dim if config.comm else 0)
         self.mixers = nn.ModuleList(_mixer(spec, config) for _ in range(k1))
-        self.central = Central(spec, layers, config.central_embed, config.central_outputs)
+        self.central = Central(spec, layers, config.central_embed, config.central_outputs, state_norm=config.state_norm)
         self.slow_central = delayed(self.central)  # type: ignore[assignment]
         sizes = (k1, config.latent_hidden, config.latent_dim)
         self.chooser = EncoderDecoder(spec.n_agents * config.hidden, spec.state_dim, *sizes)
@@ -82,6 +88,9 @@ class S2Q(JointQ):
 
     def targets(self) -> list[tuple[nn.Module, nn.Module]]:
         return [(self.slow_central, self.central)]
+
+    def stays(self) -> list[nn.Module]:
+        return [] if self._central_plays else [self.central]
 
     def equip(self) -> None:
         learned = [p for p in self.parameters() if p.requires_grad]
@@ -174,13 +183,13 @@ class S2Q(JointQ):
     def histories(self, batch: Episodes) -> Tensor:
         return self.unroll(batch)[1]
 
-    def _joint(self, values: Tensor, batch: Episodes, rows: Rows) -> Tensor:
-        """Q_k (K1, B, T) of the actions taken, from values (K1, B, T+1, N, A)."""
+    def _joint(self, values: Tensor, best: Tensor, batch: Episodes, rows: Rows) -> Tensor:
+        """Q_k (K1, B, T) of the actions taken, from values (K1, B, T+1, N, A) and their maxima (K1, B, T+1, N)."""
         state, taken = batch.state[:, :-1], values[:, :, :-1]
         chosen = chosen_value(taken, batch.actions.expand(*taken.shape[:-1]))
-        best = taken.masked_fill(~batch.avail[:, :-1], -torch.inf).amax(-1)
         joint = [
-            rows.apply(mixer, c, b, state, batch.actions) for mixer, c, b in zip(self.mixers, chosen, best, strict=True)
+            rows.apply(mixer, c, b, state, batch.actions)
+            for mixer, c, b in zip(self.mixers, chosen, best[:, :, :-1], strict=True)
         ]
         return torch.stack(joint).squeeze(-1)
 
@@ -188,22 +197,22 @@ class S2Q(JointQ):
         """What the networks say of these episodes; of padding, 0 but for values and histories."""
         state, played = batch.state[:, :-1], Rows(batch.mask)
         values, histories = self.unroll(batch)
+        best, greedy = values.detach().masked_fill(~batch.avail, -torch.inf).max(-1)
         utilities = self.central.utilities(batch)[:, :-1]
         central = self.central(utilities, state, batch.actions, played)
-        return Live(values, histories, self._joint(values, batch, played), central)
+        return Live(values, greedy, histories, self._joint(values, best, batch, played), central)
 
     @torch.no_grad()
     def aims(self, live: Live, batch: Episodes) -> Aims:
         """What the networks are drawn to."""
         config, views = self.config, slice(None, -1)
-        greedy = best_available(live.values, batch.avail)
         utilities = self.slow_central.utilities(batch)
-        candidates = self.slow_central(utilities, batch.state, greedy, Rows(batch.seen))
+        candidates = self.slow_central(utilities, batch.state, live.greedy, Rows(batch.seen))
         delayed_too = config.suppress_by == "delayed" or config.returns in CORRECTED
         believed = live.central
         if delayed_too:
             believed = self.slow_central(utilities[:, views], batch.state[:, views], batch.actions)
-        chosen = (batch.actions == greedy[:, :, views]).all(-1)
+        chosen = (batch.actions == live.greedy[:, :, views]).all(-1)
         following = candidates[0, :, 1:].unsqueeze(-1)
         target = config.targets(batch, following, believed.unsqueeze(-1), chosen[0]).squeeze(-1)
         loss = live.central if config.suppress_by == "live" else believed
@@ -253,7 +262,14 @@ class S2Q(JointQ):
 
 
 def _mixer(spec: EnvSpec, config: Config) -> nn.Module:
-    return Monotonic(spec, config.mixing_embed, config.hyper_embed) if config.mixer == "monotonic" else Sum()
+    hyper, heads, norm = config.hyper_embed, config.heads, config.state_norm
+    if config.mixer == "duplex":
+        return Duplex(spec, hyper, heads, config.advantage_embed, config.advantage_layers, state_norm=norm)
+    if config.mixer == "attention":
+        return Attention(spec, heads, config.key_embed, hyper, hyper, config.mixing_embed, state_norm=norm)
+    if config.mixer == "monotonic":
+        return Monotonic(spec, config.mixing_embed, hyper, state_norm=norm)
+    return Sum()
 
 
 def _refuse(spec: EnvSpec, config: Config) -> None:

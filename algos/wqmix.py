@@ -58,14 +58,17 @@ class WeightedQ(FactoredQ):
     config: Config
 
     def __init__(self, spec: EnvSpec, config: Config) -> None:
-        mixer = Monotonic(spec, config.mixing_embed, config.hyper_embed)
+        mixer = Monotonic(spec, config.mixing_embed, config.hyper_embed, state_norm=config.state_norm)
         super().__init__(agent_net(spec, config), mixer, config, lagging=False)
         self.central_agent = agent_net(spec, config)
-        self.central_mixer = Unrestricted(spec, config.central_embed)
+        self.central_mixer = Unrestricted(spec, config.central_embed, state_norm=config.state_norm)
         self.slow_central_agent, self.slow_central_mixer = delayed(self.central_agent), delayed(self.central_mixer)
 
     def targets(self) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
         return [(self.slow_central_agent, self.central_agent), (self.slow_central_mixer, self.central_mixer)]
+
+    def stays(self) -> list[torch.nn.Module]:
+        return [self.central_agent, self.central_mixer]
 
     def learned(self) -> list[torch.nn.Parameter]:
         return [*super().learned(), *self.central_agent.parameters(), *self.central_mixer.parameters()]

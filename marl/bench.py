@@ -124,17 +124,17 @@ def updates(learner: Learner, records: list[Record], count: int) -> Update:
     for record in records:
         learner.absorb(record)
     learner.update()
-    total = _milliseconds(learner, count)
+    total = milliseconds(learner, count)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         began = time.perf_counter()  # the profiler's own clock
-        _milliseconds(learner, count)
+        milliseconds(learner, count)
         profiled = (time.perf_counter() - began) * 1e3 / count
     events = {event.key: event.cpu_time_total / 1e3 / count for event in recorded.key_averages()}
     scale = total / profiled
     return Update(total, {name: events[name] * scale for name in SECTIONS if name in events})
 
 
-def _milliseconds(learner: Learner, count: int) -> float:
+def milliseconds(learner: Learner, count: int) -> float:
     """Per update, its share of the parts that are fitted at a cadence of their own included."""
     clock = time.perf_counter if learner.device.type == "cuda" else time.process_time
     began = clock()

@@ -90,7 +90,7 @@ def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learn
         settings.replay.alpha if settings.replay.prioritised else None,
     )
     learning = settings.learner
-    pace = Pace(learning.batch, learning.updates_per_episode, learning.burn_in, learning.every_episodes)
+    pace = Pace(learning.batch, learning.updates_per_episode, learning.burn_in, learning.every_episodes, settings.steps)
     return Learner(parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile)
 
 

@@ -32,6 +32,12 @@ class Pace:
     """Episodes stored before the first update."""
     every_episodes: int = 1
     """Updates wait until this many episodes have come; then all that are due are made."""
+    steps: int | None = None
+    """Environment steps of the whole run, over which learning rates may fall; None: they stay."""
+
+    def left(self, steps: int) -> float:
+        """The share of the run that is still to come after ``steps``."""
+        return 1.0 if self.steps is None else max(0.0, 1.0 - steps / self.steps)
 
 
 class Learner:
@@ -80,8 +86,14 @@ class Learner:
         self.replay.add({**record, **columns, **absent})
         self.clock.episodes += 1
         self.clock.steps += len(record["reward"])
+        self._anneal()
         if len(self.replay) >= max(self.pace.burn_in, self.pace.batch):
             self._credit += self.pace.updates_per_episode
+
+    def _anneal(self) -> None:
+        """Learning rates are a function of the steps that were taken in, so that a resumed run has the same ones."""
+        for _, descent in self.descents():
+            descent.anneal(self.pace.left(self.clock.steps))
 
     def _shape(self, name: str, length: int) -> tuple[int, ...]:
         """A column that nobody wrote in this episode, such as an attacker's in a phase without one, is zero."""
@@ -219,6 +231,7 @@ class Learner:
             groups = descent.optimizer.state_dict()["param_groups"]
             descent.optimizer.load_state_dict({"state": saved, "param_groups": groups})
         self.clock = Clock(**state["clock"])
+        self._anneal()
         self._credit = state["credit"]
         self._refreshed, self._fitted = dict(state["refreshed"]), dict(state["fitted"])
 

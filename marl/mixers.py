@@ -6,6 +6,7 @@ same agents' utilities and the ``state`` (..., S), and gives joint values (..., 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,12 +18,31 @@ def two_layers(size: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
+class StateInput(nn.Module):
+    """The state as a mixer reads it.
+
+    Args:
+        normalised: its features brought to mean 0 and deviation 1, state by state (Ba et al. 2016). Weights that are
+            made of a state grow with it: one that tells places in tens makes joint values in tens of random utilities.
+    """
+
+    def __init__(self, normalised: bool) -> None:
+        super().__init__()
+        self.normalised = normalised
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(..., S), contiguous, since several layers read it."""
+        state = state.contiguous()
+        return functional.layer_norm(state, state.shape[-1:]) if self.normalised else state
+
+
 class Monotonic(nn.Module):
     """QMIX's mixer: weights from the state, kept positive by an absolute value (Rashid et al. 2018, section 4.1)."""
 
-    def __init__(self, spec: EnvSpec, embed: int, hyper_embed: int) -> None:
+    def __init__(self, spec: EnvSpec, embed: int, hyper_embed: int, *, state_norm: bool = False) -> None:
         super().__init__()
         self.n_agents, self.embed = spec.n_agents, embed
+        self.state = StateInput(state_norm)
         size = spec.state_dim
         self.w1 = two_layers(size, hyper_embed, embed * spec.n_agents)
         self.b1 = nn.Linear(size, embed)
@@ -31,7 +51,7 @@ class Monotonic(nn.Module):
 
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Utilities (..., N) in states (..., S) -> joint value (..., 1)."""
-        state = state.contiguous()  # four layers read it
+        state = self.state(state)
         w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, self.embed))
         # N is small: a batch of vectors times matrices is slower than what it is made of.
         hidden = functional.elu((chosen.unsqueeze(-1) * w1).sum(-2) + self.b1(state))
@@ -63,16 +83,17 @@ class Unrestricted(nn.Module):
         outputs: values E that each agent gives, as `AgentNet`'s.
     """
 
-    def __init__(self, spec: EnvSpec, embed: int = 256, outputs: int = 1) -> None:
+    def __init__(self, spec: EnvSpec, embed: int = 256, outputs: int = 1, *, state_norm: bool = False) -> None:
         super().__init__()
+        self.state = StateInput(state_norm)
         self.outputs = outputs
         self.net = nn.Sequential(
             nn.Linear(spec.state_dim + spec.n_agents * outputs, embed),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(embed, embed),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(embed, embed),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(embed, 1),
         )
         self.value = two_layers(spec.state_dim, embed, 1)
@@ -85,6 +106,17 @@ class Unrestricted(nn.Module):
         inputs = chosen if self.outputs == 1 else chosen.flatten(-2)
         first: nn.Linear = self.net[0]  # type: ignore[assignment]
         by_state, by_inputs = first.weight[:, : state.shape[-1]], first.weight[:, state.shape[-1] :]
-        hidden = functional.linear(state, by_state, first.bias) + functional.linear(inputs, by_inputs)
-        joint: Tensor = self.net[1:](hidden) + self.value(state)
-        return joint
+        state = self.state(state)
+        told, value = functional.linear(state, by_state, first.bias), self.value(state)
+
+        def joint(one: Tensor) -> Tensor:
+            hidden = functional.linear(one, by_inputs) + told
+            mixed: Tensor = self.net[1:](hidden) + value
+            return mixed
+
+        lacking = inputs.dim() - state.dim()
+        if not lacking:
+            return joint(inputs)
+        # One after the other they stay in the cache.
+        rows = torch.stack([joint(one) for one in inputs.flatten(0, lacking - 1)])
+        return rows.view(*inputs.shape[:-1], 1)

@@ -23,6 +23,8 @@ class Layers(NamedTuple):
     """Normalise what comes out of each hidden layer (Ba et al. 2016)."""
     shared: bool = True
     """False: every agent has parameters of its own."""
+    dense: int = 1
+    """Linear layers before the GRU, or before the layer in its place."""
     last_action: bool = True
     """Feed each agent its previous choice."""
     agent_id: bool = True
@@ -113,7 +115,7 @@ class AgentGRU(nn.Module):
 
 
 class Recurrence(nn.Module):
-    """Linear, ReLU, GRU: one memory per agent."""
+    """Linear, ReLU (as often as ``layers.dense`` says), GRU: one memory per agent."""
 
     def __init__(self, size: int, n_agents: int, layers: Layers) -> None:
         super().__init__()
@@ -121,6 +123,7 @@ class Recurrence(nn.Module):
         self.shape = (n_agents, hidden)
         self.fc1 = linear(size, hidden, n_agents, layers)
         self.norm1, self.norm2 = norm(layers), norm(layers)
+        self.deeper = deeper(n_agents, layers)
         self.rnn = TeamGRU(hidden, hidden) if layers.shared else AgentGRU(n_agents, hidden, hidden)
 
     def start(self, n: int) -> Tensor:
@@ -129,22 +132,23 @@ class Recurrence(nn.Module):
 
     def step(self, inputs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """(E, N, I), (E, N, H) -> features (E, N, H), memory (E, N, H)."""
-        memory = self.rnn.step(functional.relu(self.norm1(self.fc1(inputs))), memory)
+        memory = self.rnn.step(self.deeper(functional.relu(self.norm1(self.fc1(inputs)))), memory)
         return self.norm2(memory), memory
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Whole episodes from a zero memory, steps first: (T, B, N, I) -> features (T, B, N, H)."""
-        features: Tensor = self.norm2(self.rnn(functional.relu(self.norm1(self.fc1(inputs)))))
+        features: Tensor = self.norm2(self.rnn(self.deeper(functional.relu(self.norm1(self.fc1(inputs))))))
         return features
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, Linear, ReLU: what is seen now is all there is."""
+    """Linear, ReLU (as often as ``layers.dense`` says), Linear, ReLU: what is seen now is all there is."""
 
     def __init__(self, size: int, n_agents: int, layers: Layers) -> None:
         super().__init__()
         self.n_agents = n_agents
         self.fc1 = linear(size, layers.hidden, n_agents, layers)
+        self.deeper = deeper(n_agents, layers)
         self.fc2 = linear(layers.hidden, layers.hidden, n_agents, layers)
         self.norm1, self.norm2 = norm(layers), norm(layers)
 
@@ -158,13 +162,21 @@ class FeedForward(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., N, I) -> features (..., N, H)."""
-        features = functional.relu(self.norm1(self.fc1(inputs)))
+        features = self.deeper(functional.relu(self.norm1(self.fc1(inputs))))
         return functional.relu(self.norm2(self.fc2(features)))
 
 
 def linear(size: int, out: int, n_agents: int, layers: Layers) -> nn.Module:
     """A linear layer of (..., N, size), for all agents or for each."""
     return nn.Linear(size, out) if layers.shared else AgentLinear(n_agents, size, out)
+
+
+def deeper(n_agents: int, layers: Layers) -> nn.Sequential:
+    """The dense layers beyond the first: (..., N, H) -> (..., N, H)."""
+    blocks: list[nn.Module] = []
+    for _ in range(layers.dense - 1):
+        blocks += [linear(layers.hidden, layers.hidden, n_agents, layers), norm(layers), nn.ReLU()]
+    return nn.Sequential(*blocks)
 
 
 def norm(layers: Layers) -> nn.Module:

@@ -52,10 +52,27 @@ class NonFinite(ArithmeticError):
 
 
 class Descent:
-    """An optimiser with its clip: the one way parameters change."""
+    """An optimiser with its clip: the one way parameters change.
 
-    def __init__(self, name: str, optimizer: torch.optim.Optimizer, clip: float) -> None:
-        self.name, self.optimizer, self.clip = name, optimizer, clip
+    Args:
+        falling: the learning rate falls linearly to 0 as the run goes on.
+    """
+
+    def __init__(self, name: str, optimizer: torch.optim.Optimizer, clip: float, *, falling: bool = False) -> None:
+        self.name, self.optimizer, self.clip, self.falling = name, optimizer, clip, falling
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def anneal(self, left: float) -> None:
+        """Take the learning rate for a run of which the share ``left`` is still to come."""
+        if self.falling:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * left
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -108,6 +125,10 @@ class Part(nn.Module):
 
     def targets(self) -> Sequence[tuple[nn.Module, nn.Module]]:
         """(delayed copy, source) pairs."""
+        return ()
+
+    def stays(self) -> Sequence[nn.Module]:
+        """Networks beside delayed copies that only learning needs: workers are not sent them."""
         return ()
 
     def columns(self) -> Mapping[str, Column]:
@@ -247,14 +268,13 @@ class Parts:
         return replace(self, interventions=(*self.interventions, intervention))
 
     def travelling(self) -> dict[str, Tensor]:
-        """What a worker needs to act: parameters and buffers of q and the interventions but delayed copies."""
+        """What a worker needs to act: parameters and buffers of q and the interventions but what only learns."""
         tensors = {}
         for name, part in self.named():
             if isinstance(part, Bonus):
                 continue
-            lagging = {
-                id(tensor) for copied, _ in part.targets() for tensor in copied.state_dict(keep_vars=True).values()
-            }
+            learning = [*(copied for copied, _ in part.targets()), *part.stays()]
+            staying = {id(tensor) for network in learning for tensor in network.state_dict(keep_vars=True).values()}
             own = part.state_dict(keep_vars=True)
-            tensors.update({f"{name}.{key}": value for key, value in own.items() if id(value) not in lagging})
+            tensors.update({f"{name}.{key}": value for key, value in own.items() if id(value) not in staying})
         return tensors

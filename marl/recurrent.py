@@ -19,6 +19,9 @@ from torch.nn import functional
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
+CACHED = 3 * 2**18
+"""Numbers that are worked on again before they leave the cache."""
+
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would write out every step, and take minutes for long episodes
 def unroll(inputs: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
@@ -81,7 +84,7 @@ class _Recurrence(Function):
         """Step by step only what a memory owes to those after it; weights collect from all steps at once."""
         gates, recalled, histories, weight = ctx.saved_tensors
         hidden = weight.shape[-1]
-        slopes = _slopes(gates, recalled, histories)
+        slopes = gates.new_empty(*histories.shape[:-1], 4, hidden)
         by_memory = slopes.flatten(-2)[..., : 3 * hidden]
         flow = grad.clone(memory_format=torch.contiguous_format)
         towards = torch.cat([weight[..., 2 * hidden :, :], weight[..., : 2 * hidden, :]], -2)
@@ -89,27 +92,30 @@ class _Recurrence(Function):
         owed, keeps = flow.unbind(-3), gates[..., hidden : 2 * hidden].unbind(-3)
         owed_by_four, slopes_at = flow.unsqueeze(-2).unbind(-4), slopes.unbind(-4)
         by_memory_at = by_memory.unbind(-3)
-        for t in reversed(range(len(owed))):
-            slopes_at[t].mul_(owed_by_four[t])
-            if t:
-                product(owed[t - 1].addcmul_(owed[t], keeps[t]), by_memory_at[t], towards)
+        block = max(1, CACHED * len(owed) // max(1, slopes.numel()))
+        for end in range(len(owed), 0, -block):
+            start = max(0, end - block)
+            _write_slopes(slopes, gates, recalled, histories, slice(start, end))
+            for t in reversed(range(start, end)):
+                slopes_at[t].mul_(owed_by_four[t])
+                if t:
+                    product(owed[t - 1].addcmul_(owed[t], keeps[t]), by_memory_at[t], towards)
         turned = by_memory[..., 1:, :, :].flatten(-3, -2).mT @ histories[..., :-1, :, :].flatten(-3, -2)
         d_weight = torch.cat([turned[..., hidden:, :], turned[..., :hidden, :]], -2)
         d_bias = by_memory[..., :hidden].flatten(-3, -2).sum(-2, keepdim=weight.dim() == 3)
         return slopes.flatten(-2)[..., hidden:], d_weight, d_bias
 
 
-def _slopes(gates: Tensor, recalled: Tensor, histories: Tensor) -> Tensor:
-    """Of each memory by its candidate's recalled part, reset, update and candidate, (..., T, R, 4, H)."""
-    hidden = histories.shape[-1]
+def _write_slopes(out: Tensor, gates: Tensor, recalled: Tensor, histories: Tensor, steps: slice) -> None:
+    """Of each memory by its candidate's recalled part, reset, update and candidate: ``out`` (..., T, R, 4, H)."""
+    hidden, before = histories.shape[-1], histories[..., max(0, steps.start - 1) : steps.stop - 1, :, :]
+    out, gates, recalled = out[..., steps, :, :, :], gates[..., steps, :, :], recalled[..., steps, :, :]
     reset, update, candidate = gates.chunk(3, -1)
-    slopes = gates.new_empty(*histories.shape[:-1], 4, hidden)
-    by_memory, by_reset, by_update, by_input = slopes.unbind(-2)
+    by_memory, by_reset, by_update, by_input = out.unbind(-2)
     tanh_backward(1 - update, candidate, grad_input=by_input)
     torch.mul(by_input, reset, out=by_memory)
     torch.mul(by_input, recalled, out=by_reset)
     torch.neg(candidate, out=by_update)
-    by_update[..., 1:, :, :].add_(histories[..., :-1, :, :])
-    by_both = slopes.flatten(-2)[..., hidden : 3 * hidden]
+    by_update[..., int(steps.start == 0) :, :, :].add_(before)
+    by_both = out.flatten(-2)[..., hidden : 3 * hidden]
     sigmoid_backward(by_both, gates[..., : 2 * hidden], grad_input=by_both)
-    return slopes

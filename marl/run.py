@@ -133,6 +133,7 @@ class Run:
         return {
             "schedule/epsilon": self.schedule.epsilon_at(clock.steps),
             "schedule/phase": float(self.schedule.stage(clock.steps)),
+            "schedule/learning_rate": self.learner.parts.q.descents()[0].rate,
             "replay/episodes": float(len(replay)),
             "replay/fill": len(replay) / replay.capacity,
             "updates/total": float(clock.updates),

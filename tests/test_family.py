@@ -14,9 +14,11 @@ import algos
 import envs
 from algos import pqn_vdn, qatten, qmix, qplex, qtran, vdn, wqmix
 from algos.factored import Optimizer
+from marl.attention import Attention, Keys
 from marl.command import cli
 from marl.config import Mistake
 from marl.dice import Noise
+from marl.duplex import Duplex
 from marl.learner import Learner, Pace
 from marl.mixers import Unrestricted
 from marl.replay import Replay
@@ -99,12 +101,12 @@ def test_published_sizes():
     assert size(Unrestricted(SMAC)) == 184_066
     assert size(Unrestricted(SMAC, outputs=3)) == 184_066 + 2 * 5 * 256
     head = two_layers(98, 64, 1) + two_layers(98, 64, 5) + two_layers(98 + 60, 64, 5)
-    assert size(qplex.Duplex(SMAC, qplex.Config())) == 2 * two_layers(98, 64, 5) + 4 * head == 107_574
+    assert size(Duplex(SMAC)) == 2 * two_layers(98, 64, 5) + 4 * head == 107_574
     encoder, deep = two_layers(64 + 12, 76, 76), 64 * 64 + 64
     joint, value = two_layers(98 + 76, 64, 1) + deep, two_layers(98, 64, 1) + deep
     assert size(qtran.JointValue(SMAC, qtran.Config())) == encoder + joint + value
     shared = 4 * two_layers(98, 64, 32) + two_layers(98, 64, 4) + two_layers(98, 32, 1)
-    assert size(qatten.AttentionMixer(SMAC, qatten.Config())) == shared + 5 * 4 * (98 * 32 + 32)
+    assert size(Attention(SMAC)) == shared + 5 * 4 * (98 * 32 + 32)
 
 
 def test_an_unrestricted_mixer_takes_several_values_of_each_agent():
@@ -117,30 +119,33 @@ def test_an_unrestricted_mixer_takes_several_values_of_each_agent():
 # QPLEX
 
 
-def by_hand(mixer: qplex.Duplex, chosen, best, state, actions) -> torch.Tensor:
+def answers(network, inputs) -> list[torch.Tensor]:
+    """What each head says, layer by layer."""
+    hidden = network.first(inputs).view(network.heads, -1)
+    for layer in network.others:
+        hidden = torch.stack([layer.weight[k] @ hidden[k].relu() + layer.bias[k] for k in range(network.heads)])
+    return list(hidden)
+
+
+def by_hand(mixer: Duplex, chosen, best, state, actions) -> torch.Tensor:
     """Q_tot head by head and agent by agent."""
-    attention = mixer.importance
+    networks = mixer.importance
     weight, bias = mixer.weight(state).abs() + 1e-10, mixer.bias(state)
-    joint = torch.cat([state, one_hot(actions, attention.n_actions).flatten().float()])
+    joint = torch.cat([state, one_hot(actions, networks.n_actions).flatten().float()])
+    keys, agents, acts = answers(networks.key, state), answers(networks.agent, state), answers(networks.action, joint)
     total = torch.zeros(())
     for i in range(len(chosen)):
         importance = torch.zeros(())
-        for k in range(attention.heads):
-
-            def answer(first, second, inputs, unit, k=k):
-                hidden = first(inputs).relu().view(attention.heads, -1)[k]
-                return hidden @ second.weight[k, unit] + second.bias[k, unit]
-
-            key = answer(attention.key1, attention.key2, state, 0).abs() + 1e-10
-            agent = answer(attention.agent1, attention.agent2, state, i).sigmoid()
-            importance = importance + key * agent * answer(attention.action1, attention.action2, joint, i).sigmoid()
+        for key, agent, action in zip(keys, agents, acts, strict=True):
+            importance = importance + (key[0].abs() + 1e-10) * agent[i].sigmoid() * action[i].sigmoid()
         total = total + weight[i] * chosen[i] + bias[i] + (importance - 1) * weight[i] * (chosen[i] - best[i])
     return total
 
 
-def test_qplex_follows_its_definition():
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_qplex_follows_its_definition(layers):
     torch.manual_seed(1)
-    mixer = qplex.Duplex(SPEC, qplex.Config())
+    mixer = Duplex(SPEC, advantage_layers=layers)
     for _ in range(4):
         chosen, state, actions = torch.randn(3), torch.randn(6), torch.randint(4, (3,))
         best = chosen + torch.rand(3)
@@ -150,7 +155,7 @@ def test_qplex_follows_its_definition():
 
 def test_qplex_at_the_greedy_action_is_a_weighted_sum():
     torch.manual_seed(2)
-    mixer, best, state = qplex.Duplex(SPEC, qplex.Config()), torch.randn(20, 3), torch.randn(20, 6)
+    mixer, best, state = Duplex(SPEC), torch.randn(20, 3), torch.randn(20, 6)
     expected = ((mixer.weight(state).abs() + 1e-10) * best + mixer.bias(state)).sum(-1, keepdim=True)
     torch.testing.assert_close(mixer(best, best, state, torch.randint(4, (20, 3))), expected)
 
@@ -159,7 +164,7 @@ def test_qplex_chooses_jointly_what_its_agents_choose_alone():
     """IGM for any parameters: the best of all 64 joint actions is every agent's own best."""
     for seed in range(20):
         torch.manual_seed(seed)
-        mixer, values, state = qplex.Duplex(SPEC, qplex.Config()), torch.randn(3, 4), torch.randn(6)
+        mixer, values, state = Duplex(SPEC), torch.randn(3, 4), torch.randn(6)
         joint = torch.tensor(list(product(range(4), repeat=3)))
         chosen = values.gather(1, joint.T).T
         best = values.amax(-1).expand(64, -1)
@@ -170,7 +175,7 @@ def test_qplex_chooses_jointly_what_its_agents_choose_alone():
 
 def test_no_gradient_goes_through_the_advantage_of_qplex():
     torch.manual_seed(3)
-    mixer, state, actions = qplex.Duplex(SPEC, qplex.Config()), torch.randn(6), torch.tensor([0, 1, 2])
+    mixer, state, actions = Duplex(SPEC), torch.randn(6), torch.tensor([0, 1, 2])
     chosen, best = torch.randn(3, requires_grad=True), torch.full((3,), 3.0, requires_grad=True)
     slope_chosen, slope_best = torch.autograd.grad(
         mixer(chosen, best, state, actions).sum(), (chosen, best), allow_unused=True
@@ -178,7 +183,7 @@ def test_no_gradient_goes_through_the_advantage_of_qplex():
     torch.testing.assert_close(slope_chosen, mixer.weight(state).abs() + 1e-10)
     assert slope_best is None
     mixer(chosen, chosen.detach(), state, actions).sum().backward()
-    assert not mixer.importance.key2.weight.grad.any(), "without advantage nothing is learned of its importance"
+    assert not mixer.importance.key.first.weight.grad.any(), "without advantage nothing is learned of its importance"
 
 
 # Qatten
@@ -186,8 +191,7 @@ def test_no_gradient_goes_through_the_advantage_of_qplex():
 
 def test_qatten_follows_its_definition():
     torch.manual_seed(4)
-    config = qatten.Config(heads=2, key_embed=3)
-    mixer, state, chosen = qatten.AttentionMixer(SPEC, config), torch.randn(6), torch.randn(3)
+    mixer, state, chosen = Attention(SPEC, heads=2, key_embed=3), torch.randn(6), torch.randn(3)
     total = mixer.value(state)
     keys = torch.stack([(mixer.keys.linear.weight[i] @ state + mixer.keys.linear.bias[i]).view(2, 3) for i in range(3)])
     for h in range(2):
@@ -200,19 +204,19 @@ def test_qatten_follows_its_definition():
 
 def test_qatten_grows_with_every_utility_and_its_attention_adds_up():
     torch.manual_seed(5)
-    mixer, state = qatten.AttentionMixer(SPEC, qatten.Config()), torch.randn(20, 6)
+    mixer, state = Attention(SPEC), torch.randn(20, 6)
     torch.testing.assert_close(mixer.attention(state).sum(-1), torch.ones(20, 4))
     chosen = torch.randn(20, 3, requires_grad=True)
     (slope,) = torch.autograd.grad(mixer(chosen, chosen, state, chosen.long()).sum(), chosen)
     assert (slope > 0).all()
-    plain = qatten.AttentionMixer(SPEC, qatten.Config(weighted_heads=False))
+    plain = Attention(SPEC, head_hidden=None)
     (slope,) = torch.autograd.grad(plain(chosen, chosen, state, chosen.long()).sum(), chosen)
     torch.testing.assert_close(slope.sum(-1), torch.full((20,), 4.0))
 
 
 def test_agents_told_apart_by_the_state_have_keys_of_their_own_features():
     torch.manual_seed(6)
-    keys, state = qatten.Keys(SPEC, qatten.Config(own_features=["places"])), torch.randn(6)
+    keys, state = Keys(SPEC, 4, 32, qatten.own_features(SPEC, ["places"])), torch.randn(6)
     swapped = state[[2, 3, 0, 1, 4, 5]]
     torch.testing.assert_close(keys(swapped), keys(state)[[1, 0, 2]])
     assert size(keys) == 4 * (2 * 32 + 32)
@@ -437,6 +441,27 @@ def test_radam_is_torch_s():
         theirs.grad = torch.tensor([1.0, 2.0, 3.0])
         reference.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def test_settings_of_qplex_are_the_released_ones():
+    """wjh720/QPLEX: PyMARL's optimiser and replay; sizes of its matrix games, but as many heads as on SMAC."""
+
+    def chosen(*arguments):
+        return cli.parse(["algo=qplex", "env=matrix", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+
+    algo, learner = chosen().algo, chosen().learner
+    assert (algo.heads, algo.advantage_layers, algo.advantage_embed, algo.hyper_embed) == (4, 3, 64, 64)
+    assert (algo.optimizer.name, algo.optimizer.lr, algo.optimizer.clip, algo.td_lambda) == ("rmsprop", 5e-4, 10.0, 0.0)
+    assert (learner.batch, learner.updates_per_episode) == (32, 1.0)
+    assert chosen("recipe=pymarl2").algo.optimizer.name == "adam"
+
+
+def test_settings_of_pqn_are_the_released_ones():
+    algo = cli.parse(["algo=pqn_vdn", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0].algo
+    assert (algo.hidden, algo.dense_layers, algo.layer_norm, algo.td_lambda) == (512, 2, True, 0.85)
+    assert algo.optimizer == Optimizer("radam", lr=2.5e-4, clip=1.0, lr_decay=True)
+    tuned = cli.parse(["algo=pqn_vdn", "env=matrix", "recipe=tuned"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0].algo
+    assert (tuned.dense_layers, tuned.optimizer.lr_decay) == (2, False)
 
 
 # fresh episodes

@@ -16,9 +16,9 @@ MEMBERS = {
     "qtran": ["algo=qtran"],
     "pqn_vdn": ["algo=pqn_vdn", "algo.hidden=64", "learner.updates_per_episode=0.25", "learner.every_episodes=128"],
 }
+PUBLISHED = ["steps=3000", "learner.batch=32", "learner.burn_in=32", "learner.updates_per_episode=1"]
 FINDERS = {
-    "qplex": [*MEMBERS["qplex"], "algo.heads=10", "algo.optimizer.lr=1e-2", "algo.recurrent=false", "algo.hidden=32"]
-    + ["steps=16000", "learner.batch=32", "learner.updates_per_episode=0.2"],
+    "qplex": [*MEMBERS["qplex"], *PUBLISHED],
     "cw_qmix": MEMBERS["cw_qmix"],
     "ow_qmix": MEMBERS["ow_qmix"],
     "qtran": [*MEMBERS["qtran"], "learner.updates_per_episode=0.2"],
@@ -38,6 +38,22 @@ def test_an_optimum_among_penalties_is_found(name: str, tmp_path: Path) -> None:
     """8 -12 -12 / -12 0 0 / -12 0 0: where VDN and QMIX settle for 0, these find 8."""
     run = learn(tmp_path, "env.game=nonmonotonic", *ONE_STEP, *EXPLORE, *FINDERS[name])
     assert greedy_return(run) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["algo.heads=10"]])
+def test_qplex_finds_it_as_published(options: list[str], tmp_path: Path) -> None:
+    """Nothing but the defaults, exploration too; with the ten heads of the paper's matrix games as well."""
+    run = learn(tmp_path, "env=matrix", "env.game=nonmonotonic", "algo=qplex", "steps=3000", *options)
+    assert greedy_return(run) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("explore", [[], EXPLORE])
+def test_qplex_climbs(explore: list[str], tmp_path: Path) -> None:
+    """11 -30 0 / -30 7 6 / 0 0 5, nothing but the defaults."""
+    run = learn(tmp_path, "env=matrix", "env.game=climbing", "algo=qplex", "steps=2000", *explore)
+    assert greedy_return(run) == 11
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ import envs
 from algos.factored import FactoredConfig
 from marl.command import cli
 from marl.config import Mistake, Settings
+from marl.dice import Noise
 from marl.env import SideBySide
 from marl.learner import Learner, Pace
 from marl.replay import Replay
@@ -25,9 +26,11 @@ from tests.toys import Clockwork
 SPEC = Clockwork.spec
 OPTIONS = [
     {"recurrent": False},
+    {"dense_layers": 3},
     {"layer_norm": True},
+    {"state_norm": True},
     {"shared": False},
-    {"recurrent": False, "layer_norm": True, "shared": False},
+    {"recurrent": False, "layer_norm": True, "shared": False, "dense_layers": 2},
     {"agent_id": False, "last_action": False},
     {"returns": "n_step"},
     {"returns": "watkins"},
@@ -119,6 +122,39 @@ def test_what_is_refused_is_known() -> None:
                 refusals.add((name, *option))
             vars(config).update(kept)
     assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "target_tau")}
+
+
+def q_of_scaled_states(name: str, state_norm: bool) -> tuple[float, float, torch.Tensor, torch.Tensor]:
+    """Loss and values of one batch, and of the same batch with every state three times as large and further from 0."""
+    config = chosen(name).algo
+    kept, config.state_norm = config.state_norm, state_norm
+    try:
+        torch.manual_seed(0)
+        parts = algos.assemble(SPEC, config)
+        worker = Worker(algos.assemble(SPEC, config), SideBySide(Clockwork, 4), 0)
+    finally:
+        config.state_norm = kept
+    replay = Replay(SPEC, {**SPEC.fields(), **parts.columns()}, 4, torch.device("cpu"))
+    learner = Learner(parts, replay, Pace(4, 0.25, 8), 0)
+    for record in worker.play(Plan(0, TRAIN, 0, 4, epsilon=1.0)).records:
+        learner.absorb(record)
+    batch = replay.sample(4, torch.Generator())[1]
+    scaled = replace(batch, state=3 * batch.state + 5)
+    losses = [parts.q.loss(one, Noise(0, 0)).stats["loss/td"].item() for one in (batch, scaled)]
+    chosen_values, best = torch.randn(2, 4, 9, SPEC.n_agents).sort(0).values
+    actions = batch.actions[:, :1].expand(-1, 9, -1)
+    joint = [parts.q.mix(chosen_values, best, one.state[:, :1].expand(-1, 9, -1), actions) for one in (batch, scaled)]
+    return *losses, *joint
+
+
+@pytest.mark.parametrize("name", ["qmix", "qplex", "qatten", "qtran", "wqmix", "fox", "s2q"])
+def test_a_normalised_state_has_neither_scale_nor_origin(name: str) -> None:
+    loss, scaled_loss, joint, scaled_joint = q_of_scaled_states(name, state_norm=True)
+    assert scaled_loss == pytest.approx(loss, rel=1e-3)
+    torch.testing.assert_close(scaled_joint, joint, rtol=1e-3, atol=1e-3)
+    loss, scaled_loss, joint, scaled_joint = q_of_scaled_states(name, state_norm=False)
+    assert scaled_loss != pytest.approx(loss, rel=1e-3)
+    assert (scaled_joint - joint).abs().max() > 0.01
 
 
 # one switch

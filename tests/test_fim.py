@@ -196,12 +196,12 @@ def test_levers(lever, actions, worth):
 
 def by_hand(model, batch, target, marginal):
     """(M, N, C) expected sizes, one concatenated input at a time."""
-    told = []
+    told, read = [], (batch.state - model.centre) / model.unit
     for b, t in batch.mask.nonzero().tolist():
         memory = torch.zeros(1, 1, model.gru.hidden_size)
         onehot = torch.nn.functional.one_hot(batch.executed, model.n_actions).float()
         if t:
-            inputs = torch.cat([batch.state[b, :t], onehot[b, :t].flatten(1)], 1)
+            inputs = torch.cat([read[b, :t], onehot[b, :t].flatten(1)], 1)
             memory = model.gru(model.first(inputs).relu()[None])[1]
         origin = target.of(batch.state[b, t])
         rows = []
@@ -211,7 +211,7 @@ def by_hand(model, batch, target, marginal):
                 joint = onehot[b, t].clone()
                 joint[agent] = 0
                 joint[agent, action] = 1
-                entered = model.first(torch.cat([batch.state[b, t], joint.flatten()])).relu()
+                entered = model.first(torch.cat([read[b, t], joint.flatten()])).relu()
                 after = model.gru(entered[None, None], memory)[0][0, 0]
                 total += marginal[b, t, agent, action] * model.displacement(after, origin, target).abs()
             rows.append(total)
@@ -225,6 +225,7 @@ def test_the_fast_pass_equals_whole_inputs_whatever_the_chunks(residual):
     torch.manual_seed(0)
     batch, model = episodes([5, 3, 7]), ForwardModel(SPEC, 16, residual=residual)
     target = Target(torch.tensor([1, 2, 5]), torch.tensor([0.5, 2.0, 1.0]))
+    model.read_in(torch.arange(6.0), torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0, 0.1]))
     marginal = uniform_marginal(batch.avail[:, :-1])
     expected = by_hand(model, batch, target, marginal)
     truth = model(batch.state[:, :-1], batch.executed, target)[batch.mask.bool()].abs()
@@ -544,6 +545,26 @@ def test_only_selected_features_are_learned_and_they_are_learned():
     assert stats["model/r2"] > 0.9
     same = (bonus.model.last.weight == before).all(1).tolist()
     assert same == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("predicts", ["next", "change"])
+def test_a_model_that_reads_units_does_not_care_how_the_world_measures(predicts):
+    def found(factor, shift, **kw):
+        parts, batch = watched(of(model_predicts=predicts, model_updates=20, model_lr=1e-2, **kw))
+        bonus, batch = parts.bonuses[0], replace(batch, state=batch.state * factor + shift)
+        bonus.statistic = type(bonus.statistic)(bonus.statistic.native, bonus.config.watching())
+        bonus.annotate(batch)
+        for number in range(3):
+            bonus.fit(batch, parts.q, Noise(0, number))
+        settled(bonus)
+        return bonus.influence(batch, parts.q, Noise(0, 0), bonus.statistic.target())
+
+    shift = 0.0 if predicts == "next" else torch.tensor([3.0, 0.0, -1.0, 5.0, 0.0, 0.0])
+    plain = found(1.0, 0.0, model_inputs="units")
+    assert plain.max() > 0
+    factor = torch.tensor([0.1, 7.0, 0.05, 1.0, 20.0, 1.0])
+    torch.testing.assert_close(found(factor, shift, model_inputs="units"), plain, atol=1e-2, rtol=0)
+    assert (found(factor, shift, model_inputs="raw") - found(1.0, 0.0, model_inputs="raw")).abs().max() > 0.1
 
 
 def test_what_is_told():

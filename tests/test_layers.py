@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"marl.types", "marl.recurrent", "marl.heap"},
-    {"marl.ops", "marl.nets", "marl.mixers", "marl.dice", "marl.env"},
+    {"marl.ops", "marl.nets", "marl.mixers", "marl.duplex", "marl.attention", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel", "marl.scaling"},
     {"algos", "envs"},
     {"marl.replay", "marl.worker", "marl.checkpoint", "marl.reporting", "marl.crews.ledger"},
     {"marl.learner", "marl.reporting.tally", "marl.crews", "marl.fleet"},
     {"marl.schedule", "marl.command", "marl.reproduction"},
-    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.plot", "marl.reproduce"}
+    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.costs", "marl.plot", "marl.reproduce"}
     | {"marl.reproduction.chance"},
 ]
 """A package stands for all its files but those that are named."""

@@ -104,6 +104,49 @@ def test_soft_copies_follow_after_every_update():
     torch.testing.assert_close(subject.parts.q.slow_agent.head.weight, slow + 0.25 * (live - slow))
 
 
+@pytest.mark.parametrize("name", ["adam", "radam", "rmsprop"])
+def test_a_learning_rate_falls_with_the_steps_of_the_run(name):
+    """Linearly to 0: what is left of the run when an update is made is what is left of the rate."""
+    optimizer = Optimizer(name, lr=0.01, lr_decay=True)
+    subject = learner(vdn.Config(hidden=8, optimizer=optimizer), pace=Pace(4, 1.0, 4, steps=40))
+    (descent,) = subject.parts.q.descents()
+    rates = []
+    for record in episodes(12):
+        subject.absorb(record)
+        rates.append(descent.rate)
+        assert rates[-1] == pytest.approx(0.01 * max(0.0, 1 - subject.clock.steps / 40))
+        before = subject.parts.q.agent.head.weight.detach().clone()
+        if subject.improve():
+            assert torch.equal(subject.parts.q.agent.head.weight, before) == (rates[-1] == 0)
+    assert subject.clock.steps > 40 and rates[0] > rates[1] > rates[-1] == 0
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(False, 40), (True, None)])
+def test_a_learning_rate_stays_unless_it_is_to_fall_over_a_known_run(decay, steps):
+    config = vdn.Config(hidden=8, optimizer=Optimizer(lr=0.01, lr_decay=decay))
+    subject = learner(config, pace=Pace(4, 1.0, 4, steps=steps))
+    for record in episodes(12):
+        subject.absorb(record)
+    assert [descent.rate for descent in subject.parts.q.descents()] == [0.01]
+
+
+def test_a_restored_learner_has_the_learning_rate_of_where_it_was():
+    config = vdn.Config(hidden=8, optimizer=Optimizer(lr=0.01, lr_decay=True))
+    one, other = (learner(config, pace=Pace(4, 1.0, 4, steps=100)) for _ in range(2))
+    for record in episodes(8):
+        one.absorb(record)
+        one.improve()
+    other.restore({name: tensor.clone() for name, tensor in one.tensors().items()}, one.state())
+    other.replay.restore({name: tensor.clone() for name, tensor in one.replay.state().items()})
+    assert 0 < other.parts.q.descents()[0].rate == one.parts.q.descents()[0].rate < 0.01
+    for record in episodes(4, first=8):
+        for subject in (one, other):
+            subject.absorb(record)
+            subject.improve()
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, other.tensors()[name]), name
+
+
 class Novelty(Bonus):
     """Counts episodes in order of arrival; rewards 10 per step; fits a number of its own."""
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from marl import recurrent
 from marl.nets import AgentNet, Layers
 from marl.recurrent import unroll
 from marl.types import EnvSpec
@@ -80,6 +81,18 @@ def test_stacked_networks_are_networks_of_their_own(stacked):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cached", [1, 4 * 8 * 4 * 3, 4 * 8 * 4 * 5])
+def test_gradients_do_not_depend_on_the_size_of_the_cache(cached, monkeypatch):
+    """Blocks of one step, of three, of five with a rest; one network, and two of them."""
+    for own in (weights(gru(5, 8)), weights(gru(5, 8), gru(5, 8, 1))):
+        inputs = torch.randn(*own[0].shape[:-2], 7, 4, 5, requires_grad=True)
+        monkeypatch.undo()
+        whole = gradients(unroll(inputs, *own), [inputs, *own])
+        monkeypatch.setattr(recurrent, "CACHED", cached)
+        for one, other in zip(whole, gradients(unroll(inputs, *own), [inputs, *own]), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 5), (6, 0, 5), (0, 0, 5)])
 def test_nothing_in_nothing_out(shape):
     inputs, own = torch.zeros(shape, requires_grad=True), weights(gru(5, 8))
@@ -123,9 +136,10 @@ def test_autocast_keeps_the_recurrence_in_single_precision():
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("layer_norm", [True, False])
-def test_whole_episodes_and_single_steps_agree(shared, layer_norm):
+@pytest.mark.parametrize("dense", [1, 3])
+def test_whole_episodes_and_single_steps_agree(shared, layer_norm, dense):
     torch.manual_seed(0)
-    agent = AgentNet(SPEC, Layers(16, shared=shared, layer_norm=layer_norm))
+    agent = AgentNet(SPEC, Layers(16, shared=shared, layer_norm=layer_norm, dense=dense))
     obs, last = torch.randn(4, 9, 3, 5), torch.randint(-1, 4, (4, 9, 3))
     values, features = agent(obs, last)
     assert values.shape == (4, 9, 3, 4) and features.shape == (4, 9, 3, 16)
@@ -133,3 +147,24 @@ def test_whole_episodes_and_single_steps_agree(shared, layer_norm):
     for t in range(9):
         now, memory = agent.step(obs[:, t], last[:, t], memory)
         torch.testing.assert_close(now, values[:, t], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_dense_layers_stand_before_the_memory(recurrent):
+    """Linear, norm, ReLU, each: by hand."""
+    torch.manual_seed(0)
+    agent = AgentNet(SPEC, Layers(16, recurrent, layer_norm=True, dense=3))
+    trunk, inputs = agent.body.trunk, torch.randn(2, 3, agent.body.input.size)
+    linears = [trunk.fc1, trunk.deeper[0], trunk.deeper[3]]
+    assert len(trunk.deeper) == 6 and len({id(layer) for layer in linears}) == 3
+    features = inputs
+    for layer in linears:
+        product = features @ layer.weight.T + layer.bias
+        features = torch.nn.functional.layer_norm(product, (16,)).clamp(min=0)
+    memory = torch.randn(2, 3, 16)
+    if recurrent:
+        after = torch.gru_cell(features.flatten(0, 1), memory.flatten(0, 1), *trunk.rnn.all_weights[0]).view(2, 3, 16)
+        expected = torch.nn.functional.layer_norm(after, (16,))
+    else:
+        expected = torch.nn.functional.layer_norm(trunk.fc2(features), (16,)).clamp(min=0)
+    torch.testing.assert_close(trunk.step(inputs, memory)[0], expected)

@@ -47,3 +47,22 @@ def test_it_plays_learns_and_goes_on_from_what_was_saved(name):
     other.update()
     for key, tensor in subject.tensors().items():
         assert torch.equal(tensor, other.tensors()[key]), key
+
+
+@pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
+def test_workers_do_as_well_without_what_stays_at_the_learner(name):
+    def played(parts) -> list:
+        worker = Worker(parts, SideBySide(Clockwork, 8), 0)
+        return [record["actions"] for record in worker.play(Plan(0, TRAIN, 0, 8, epsilon=0.3)).records]
+
+    whole, bare = made(name), made(name)
+    sent = {id(tensor) for tensor in bare.travelling().values()}
+    for _, part in bare.named():
+        for tensor in part.state_dict(keep_vars=True).values():
+            if id(tensor) not in sent and tensor.is_floating_point():
+                tensor.data.fill_(torch.nan)
+    for one, other in zip(played(whole), played(bare), strict=True):
+        assert (one == other).all()
+    chosen, actions = torch.rand(4, SPEC.n_agents), torch.zeros(4, SPEC.n_agents, dtype=torch.long)
+    values = [parts.q.mix(chosen, chosen, torch.ones(4, SPEC.state_dim), actions) for parts in (whole, bare)]
+    torch.testing.assert_close(*values, rtol=0, atol=0)

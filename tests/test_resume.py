@@ -93,6 +93,17 @@ def test_a_run_killed_twice_goes_on_to_the_same_curve(unbroken, tmp_path):
     assert_same_run(unbroken, folder)
 
 
+def test_a_learning_rate_that_falls_goes_on_where_it_was(tmp_path):
+    shared = [*COMMON, "algo=pqn_vdn", "learner.every_episodes=8", "replay.capacity=16", "rollout.backend=inline"]
+    run(tmp_path, *shared, "name=whole")
+    folder = tmp_path / "run"
+    kill_when(folder, tmp_path, *shared, "name=run", saved=4)
+    run(tmp_path, f"resume={folder}")
+    assert_same_run(tmp_path / "whole", folder)
+    rates = [float(value) for _, tag, value in curve(folder) if tag == "schedule/learning_rate"]
+    assert len(rates) > 10 and rates == sorted(rates, reverse=True) and rates[0] > 2.2e-4 and rates[-1] < 2e-5
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):
     folder = tmp_path / "run"
     code, errors = kill_when(folder, tmp_path, "algo=qmix", "name=run", *COMMON, saved=2, how=signal.SIGINT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,8 @@ SPEC = EnvSpec("hand", n_agents=3, n_actions=4, obs_dim=6, state_dim=5, horizon=
 SMAC = EnvSpec("5m_vs_6m", n_agents=5, n_actions=12, obs_dim=55, state_dim=98, horizon=70)
 GRF = EnvSpec("3_vs_2", n_agents=3, n_actions=19, obs_dim=26, state_dim=26, horizon=150)
 SMALL = {"hidden": 8, "central_embed": 16, "mixing_embed": 4, "hyper_embed": 6, "latent_dim": 3, "latent_hidden": 7}
+SMALL |= {"heads": 2, "key_embed": 3, "advantage_embed": 5}
+(MIXERS,) = [entry.metadata["allowed"] for entry in fields(s2q.Config) if entry.name == "mixer"]
 
 
 def made(spec=SPEC, **options) -> s2q.S2Q:
@@ -142,10 +147,10 @@ def test_published_parameter_counts(spec, options, agent, mixer, central, choose
 
 @pytest.mark.parametrize("recurrent", [True, False])
 @pytest.mark.parametrize("layer_norm", [True, False])
-@pytest.mark.parametrize("shared", [True, False])
-def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_norm, shared):
+@pytest.mark.parametrize(("shared", "dense"), [(True, 1), (False, 1), (True, 3), (False, 2)])
+def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_norm, shared, dense):
     torch.manual_seed(0)
-    layers = Layers(8, recurrent, layer_norm, shared)
+    layers = Layers(8, recurrent, layer_norm, shared, dense)
     stacked, batch, single = SubAgents(SPEC, layers, 3), episodes(), AgentNet(SPEC, layers)
     for parameter in stacked.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -220,6 +225,9 @@ def expected_losses(q: s2q.S2Q, batch: Episodes):
         {"alpha": 2.0, "floor": 5.0, "suppress_by": "delayed", "least_weight": 0.1},
         {"successors": 3, "mixer": "sum", "central_outputs": 2, "temperature": 1.0, "td_lambda": 0.0},
         {"successors": 0},
+        {"mixer": "duplex", "floor": 1.0},
+        {"mixer": "duplex", "advantage_layers": 3, "returns": "watkins", "td_lambda": 0.0, "successors": 1},
+        {"mixer": "attention"},
     ],
 )
 def test_losses_are_those_of_the_specification(options):
@@ -239,21 +247,35 @@ def test_losses_are_those_of_the_specification(options):
     assert q.loss(batch, Noise(0, 0)).value.item() == pytest.approx(central + sum(subs) + selection, rel=1e-4)
 
 
-def test_padding_changes_no_loss():
-    q = made()
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_padding_changes_no_loss(mixer):
+    q = made(mixer=mixer)
     short, long = q.losses(episodes(horizon=7))[0], q.losses(episodes(horizon=9))[0]
     for one, other in zip(short, long, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_a_sub_value_never_falls_as_a_utility_rises():
-    q, batch = made(), episodes()
-    chosen = torch.randn(4, 8, 3)
-    for mixer in q.mixers:
-        before = mixer(chosen, chosen, batch.state, batch.actions)
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_sub_value_never_falls_as_a_utility_rises(mixer):
+    q, batch = made(mixer=mixer), episodes()
+    chosen, actions = torch.randn(4, 7, 3), batch.actions
+    for mix in q.mixers:
+        before = mix(chosen, chosen + 1, batch.state[:, :-1], actions)
         for agent in range(3):
-            after = mixer(chosen + torch.eye(3)[agent], chosen, batch.state, batch.actions)
+            after = mix(chosen + torch.eye(3)[agent], chosen + 1, batch.state[:, :-1], actions)
             assert (after >= before).all() and (after > before).any()
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_sub_value_is_highest_where_its_agents_are(mixer):
+    """IGM: of all 64 joint actions, the best one is made of every agent's own."""
+    q, state = made(mixer=mixer), torch.randn(5)
+    joint = torch.tensor(list(product(range(4), repeat=3)))
+    for mix in q.mixers:
+        values = torch.randn(3, 4)
+        chosen, best = values.gather(1, joint.T).T, values.amax(-1).expand(64, -1)
+        totals = mix(chosen, best, state.expand(64, -1), joint)
+        assert joint[totals.argmax()].tolist() == values.argmax(-1).tolist()
 
 
 def reached(q: s2q.S2Q, loss: torch.Tensor) -> set[str]:
@@ -273,13 +295,15 @@ def reached(q: s2q.S2Q, loss: torch.Tensor) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("comm", [False, True])
-def test_each_loss_reaches_its_own_networks_only(comm):
-    q = made(comm=comm, layer_norm=True)
+def test_each_loss_reaches_its_own_networks_only(comm, mixer):
+    q = made(comm=comm, mixer=mixer, layer_norm=True)
     losses = q.losses(episodes())[0]
     encoder = {"chooser.encoder"} if comm else set()
     for k in range(3):
-        assert reached(q, losses.sub_values[k]) == {f"agent{k}", f"mixer{k}"} | encoder
+        own = {f"agent{k}"} if mixer == "sum" else {f"agent{k}", f"mixer{k}"}
+        assert reached(q, losses.sub_values[k]) == own | encoder
     assert reached(q, losses.central) == {"central.agent", "central.mixer"}
     assert reached(q, losses.selection) == {"chooser", "chooser.encoder"}
 
@@ -400,11 +424,14 @@ def test_acting_and_learning_see_the_same_with_messages():
         torch.testing.assert_close(memory.hidden[:, 0], histories[:, t])
 
 
-def test_attackers_see_the_first_sub_value():
-    q, batch = made(), episodes()
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_attackers_see_the_first_sub_value(mixer):
+    q, batch = made(mixer=mixer), episodes()
     live = q.live(batch)
-    chosen = live.values[0, :, :-1].gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
-    mixed = q.mix(chosen, chosen, batch.state[:, :-1], batch.actions) * batch.mask
+    values = live.values[0, :, :-1]
+    chosen = values.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+    best = values.masked_fill(~batch.avail[:, :-1], -torch.inf).amax(-1)
+    mixed = q.mix(chosen, best, batch.state[:, :-1], batch.actions) * batch.mask
     torch.testing.assert_close(mixed, live.joint[0])
     torch.testing.assert_close(q.histories(batch), live.histories)
 
@@ -413,7 +440,9 @@ def test_workers_learn_that_there_was_an_update_and_delayed_copies_stay():
     q = made()
     names = Parts(q).travelling()
     assert "q.ready" in names and not q.ready
-    assert not any("slow" in name for name in names)
+    assert not any("central" in name for name in names)
+    oracle = Parts(made(draw_from="central")).travelling()
+    assert any(name.startswith("q.central.") for name in oracle) and not any("slow" in name for name in oracle)
     q.descend(q.loss(episodes(), Noise(0, 0)))
     assert Parts(q).travelling()["q.ready"]
 
@@ -428,8 +457,13 @@ def test_workers_learn_that_there_was_an_update_and_delayed_copies_stay():
         {"successors": 1},
         {"successors": 4},
         {"mixer": "sum"},
+        {"mixer": "duplex"},
+        {"mixer": "duplex", "advantage_layers": 1, "successors": 4, "comm": True, "shared": False},
+        {"mixer": "attention"},
+        {"mixer": "attention", "successors": 0, "recurrent": False, "returns": "watkins"},
         {"recurrent": False},
         {"layer_norm": True},
+        {"dense_layers": 2, "layer_norm": True, "comm": True},
         {"shared": False},
         {"shared": False, "recurrent": False, "layer_norm": True},
         {"agent_id": True, "last_action": False},
@@ -449,13 +483,22 @@ def test_options_play_and_learn(options):
     q.descend(loss)
     now = dict(q.named_parameters())
     changed = {name.split(".")[0] for name, tensor in before.items() if (now[name] != tensor).any()}
-    parts = {"agents", "central", "chooser"} | ({"mixers"} if q.config.mixer == "monotonic" else set())
+    parts = {"agents", "central", "chooser"} | ({"mixers"} if q.config.mixer != "sum" else set())
     assert changed == parts
     with torch.no_grad():
         assert play(q, range(4), steps=3).shape == (3, 4, 3)
 
 
-@pytest.mark.parametrize("options", [{}, {"comm": True, "layer_norm": True}, {"recurrent": False, "shared": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mixer": "duplex"},
+        {"mixer": "attention"},
+        {"comm": True, "layer_norm": True},
+        {"recurrent": False, "shared": False},
+    ],
+)
 def test_lower_precision_changes_little(options):
     q, batch = made(**options), episodes()
     full = q.loss(batch, Noise(0, 0)).value.item()

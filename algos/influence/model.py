@@ -35,6 +35,10 @@ class ForwardModel(nn.Module):
         residual: an output is the change of its feature; False: its next value.
     """
 
+    centre: Tensor
+    """(S,) what is taken from the state first"""
+    unit: Tensor
+    """(S,) what that is divided by"""
     rounds: Tensor
     """() how often it was fitted; its delayed copy has that of the moment it was made."""
 
@@ -48,16 +52,23 @@ class ForwardModel(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.residual = residual
+        self.register_buffer("centre", torch.zeros(spec.state_dim))
+        self.register_buffer("unit", torch.ones(spec.state_dim))
         self.register_buffer("rounds", torch.zeros((), dtype=torch.long))
 
     def action_columns(self) -> Tensor:
         """(N, A, H) the first layer's columns of every agent's every action."""
         return self.first.weight[:, self.state_dim :].T.unflatten(0, (self.n_agents, self.n_actions))
 
+    def read_in(self, centre: Tensor, unit: Tensor) -> None:
+        """Read states (..., S) as (s - ``centre``) / ``unit``; features whose unit is 0 as s - ``centre``."""
+        self.centre.copy_(centre)
+        self.unit.copy_(torch.where(unit > 0, unit, 1.0))
+
     def enter(self, state: Tensor, actions: Tensor) -> Tensor:
         """First layer before its ReLU (..., H) of states (..., S) and joint actions (..., N) long."""
         chosen = functional.one_hot(actions, self.n_actions).flatten(-2).to(state.dtype)
-        entered: Tensor = self.first(torch.cat([state, chosen], -1))
+        entered: Tensor = self.first(torch.cat([(state - self.centre) / self.unit, chosen], -1))
         return entered
 
     def remember(self, entered: Tensor) -> Tensor:

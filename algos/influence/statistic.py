@@ -76,7 +76,7 @@ class Watching:
 
 
 class Statistic(nn.Module):
-    """Unit sigma, entropy H and selection of each feature, from the first ``steps`` environment steps that come in.
+    """Unit sigma, mean, entropy H and selection of each feature, from the first ``steps`` environment steps.
 
     Args:
         native: (S,) bool, features that may be selected.
@@ -86,6 +86,7 @@ class Statistic(nn.Module):
     onehots: Tensor
     selected: Tensor
     sigma: Tensor
+    centre: Tensor
     entropy: Tensor
     threshold: Tensor
     steps: Tensor
@@ -97,7 +98,7 @@ class Statistic(nn.Module):
         self.register_buffer("native", native, persistent=False)
         for name in ("onehots", "selected"):
             self.register_buffer(name, torch.zeros_like(native))
-        for name in ("sigma", "entropy"):
+        for name in ("sigma", "centre", "entropy"):
             self.register_buffer(name, torch.zeros(len(native)))
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -145,6 +146,7 @@ class Statistic(nn.Module):
             taken = f"{int(chosen.sum())} of the smallest are taken" if chosen.any() else "nothing ever changes"
             warnings.warn(f"no state feature has an entropy below the bound: {taken}", stacklevel=2)
         self.sigma.copy_(units.unit)
+        self.centre.copy_(torch.cat(states).double().mean(0))
         self.entropy.copy_(entropy)
         self.selected.copy_(chosen)
         self.threshold.fill_(watching.rule.threshold(entropy, candidates))

@@ -18,11 +18,11 @@ class Central(nn.Module):
         outputs: values E that each c_i gives for an action.
     """
 
-    def __init__(self, spec: EnvSpec, layers: Layers, embed: int, outputs: int) -> None:
+    def __init__(self, spec: EnvSpec, layers: Layers, embed: int, outputs: int, *, state_norm: bool = False) -> None:
         super().__init__()
         self.outputs = outputs
         self.agent = AgentNet(spec, layers, outputs)
-        self.mixer = Unrestricted(spec, embed, outputs)
+        self.mixer = Unrestricted(spec, embed, outputs, state_norm=state_norm)
 
     def utilities(self, batch: Episodes) -> Tensor:
         """c (B, T+1, N, A), or (B, T+1, N, A, E)."""

@@ -30,6 +30,7 @@ class SubAgents(nn.Module):
         second = StackedGRU if layers.recurrent else StackedLinear
         self.fc1 = StackedLinear(networks, self.input.size + message, layers.hidden)
         self.norm1 = StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
+        self.deeper = nn.Sequential(*(block for _ in range(layers.dense - 1) for block in dense(networks, layers)))
         self.second: StackedGRU | StackedLinear = second(networks, layers.hidden, layers.hidden)
         self.norm2 = StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
         self.head = StackedLinear(networks, layers.hidden, spec.n_actions)
@@ -66,12 +67,15 @@ class SubAgents(nn.Module):
         return self._by_team(features, len(memory))[0, :, 0]
 
     def _first(self, obs: Tensor, last_action: Tensor, message: Tensor | None) -> Tensor:
-        """(S, T, R, H) of the first layer."""
-        inputs = self.input(obs, last_action)
+        """(S, T, R, H) of the dense layers."""
+        # Steps first from the start, so that nothing is transposed on the way to the recurrence.
+        inputs = self.input(obs.transpose(0, 1), last_action.transpose(0, 1))
         if message is not None:
-            inputs = torch.cat([inputs, message.unsqueeze(2).expand(-1, -1, self.n_agents, -1)], -1)
-        rows = self._by_network(inputs.unsqueeze(0)).unsqueeze(0).expand(self.sub_values, -1, -1, -1, -1).flatten(0, 1)
-        first: Tensor = functional.relu(self.norm1(self.fc1(rows)))
+            told = message.transpose(0, 1).unsqueeze(2).expand(-1, -1, self.n_agents, -1)
+            inputs = torch.cat([inputs, told], -1)
+        rows = self._by_network(inputs.transpose(0, 1).unsqueeze(0))
+        rows = rows.unsqueeze(0).expand(self.sub_values, -1, -1, -1, -1).flatten(0, 1)
+        first: Tensor = self.deeper(functional.relu(self.norm1(self.fc1(rows)), inplace=True))
         return first
 
     def _by_network(self, values: Tensor) -> Tensor:
@@ -85,6 +89,12 @@ class SubAgents(nn.Module):
         if self.shared:
             return rows.unflatten(2, (batch, self.n_agents)).transpose(1, 2)
         return rows.unflatten(0, (self.sub_values, self.n_agents)).permute(0, 3, 2, 1, 4)
+
+
+def dense(networks: int, layers: Layers) -> list[nn.Module]:
+    """One layer of H units, of ``networks`` side by side."""
+    norm = StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
+    return [StackedLinear(networks, layers.hidden, layers.hidden), norm, nn.ReLU()]
 
 
 def suppressed(target: Tensor, amount: Tensor, chosen: Tensor) -> Tensor:

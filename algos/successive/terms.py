@@ -17,6 +17,8 @@ class Live(NamedTuple):
 
     values: Tensor
     """(K1, B, T+1, N, A)"""
+    greedy: Tensor
+    """(K1, B, T+1, N) long: what each sub-value would do, without gradient"""
     histories: Tensor
     """(B, T+1, N, H) of sub-value 0"""
     joint: Tensor

@@ -1,0 +1,110 @@
+"""`python -m marl.costs env=jaxmarl -- algo=qmix -- algo=s2q algo.floor=1`: an update beside that of the first named.
+
+What stands before the first ``--`` holds for all. Every algorithm learns from the same episodes, played once with
+random actions, and they take turns, so that a noisy machine disturbs all alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import algos
+import envs
+from marl import bench, build
+from marl.command import cli
+from marl.config import Mistake, Settings
+from marl.learner import Learner
+from marl.types import Record
+
+WARMUP, TURNS = 3, 40
+"""Updates of each, before those that are counted and counted."""
+
+
+def episodes(settings: Settings) -> list[Record]:
+    """A batch of them, played with random actions."""
+    copies, records = settings.rollout.envs_per_worker, list[Record]()
+    worker = build.MakeWorker(settings, copies)()
+    try:
+        play = bench.rollouts(worker, records)
+        while len(records) < settings.learner.batch:
+            play(len(records) // copies)
+    finally:
+        worker.close()
+    return records
+
+
+def in_turn(learners: Sequence[Learner], turns: int) -> list[list[float]]:
+    """Milliseconds of each update of each learner: of the CPU, or of the clock on the wall with a GPU."""
+    spent: list[list[float]] = [[] for _ in learners]
+    for turn in range(WARMUP + turns):
+        for learner, own in zip(learners, spent, strict=True):
+            cost = bench.milliseconds(learner, 1)
+            if turn >= WARMUP:
+                own.append(cost)
+    return spent
+
+
+def costs(runs: Sequence[Settings], turns: int) -> Table:
+    """One row for each run. Delayed copies stay as they are meanwhile, since no episode comes in.
+
+    Raises:
+        Mistake: the runs are not of one world, whose episodes they could share.
+    """
+    first = runs[0]
+    if any(settings.env != first.env for settings in runs):
+        raise Mistake("env: updates are compared on the same episodes; name one world only")
+    torch.set_num_threads(first.learner.threads)
+    records = episodes(replace(first, learner=replace(first.learner, batch=max(r.learner.batch for r in runs))))
+    spec, learners = build.spec(first), []
+    for settings in runs:
+        learner = build.learner(settings, spec, build.device(settings))
+        for record in records:
+            learner.absorb(record)
+        learners.append(learner)
+    table = Table("update", "least, ms", "median, ms", "least, ratio", "median, ratio", box=None)
+    table.title = f"{first.env.name}, {first.learner.batch} episodes, {learners[0].device}"
+    spent = in_turn(learners, turns)
+    least, median = min(spent[0]), statistics.median(spent[0])
+    for settings, own in zip(runs, spent, strict=True):
+        times = (min(own), statistics.median(own))
+        ratios = (times[0] / least, times[1] / median)
+        table.add_row(settings.algo.name, *(f"{ms:.1f}" for ms in times), *(f"{ratio:.2f}" for ratio in ratios))
+    return table
+
+
+def asked(argv: Sequence[str]) -> list[Settings]:
+    """The settings of each run.
+
+    Raises:
+        Mistake: they cannot be, or there are none to compare.
+    """
+    ends = [index for index, argument in enumerate(argv) if argument == "--"]
+    if not ends:
+        raise Mistake(f"{' '.join(argv)}: nothing to compare; write -- before each algo=NAME")
+    common, groups = argv[: ends[0]], zip(ends, [*ends[1:], len(argv)], strict=True)
+    return [
+        settings
+        for begin, end in groups
+        for settings in cli.parse([*common, *argv[begin + 1 : end]], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    ]
+
+
+def main(argv: Sequence[str], turns: int = TURNS) -> int:
+    """Print the table; the exit status."""
+    try:
+        Console().print(costs(asked(argv), turns))
+    except Mistake as mistake:
+        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
