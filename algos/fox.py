@@ -79,7 +79,7 @@ class Config(FactoredConfig):
     beta1: float = number(0.01, least=0)  # weight of the count bonus
     beta2: float = number(0.01, least=0)  # weight of the awareness bonus
     reward_shift: str = one_of("nonneg", "nonpos")  # bonuses above 0, or below where staying alive must not pay
-    local_l1: float = number(0.1, least=0)  # weight of the mean absolute output of local heads
+    local_l1: float = number(0.1, least=0)  # weight of the mean absolute output of local heads, for goals of 100
     formation_head: bool = True  # values see the latent; False, with both betas 0: the CDS base, without FNet
     round: int | None = left_open(least=0, most=9)  # decimals of a distance (R)
     hash_bits: int = number(9, least=1, most=24)  # signs that make up a direction (K)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,22 +27,21 @@ class HeadLinear(AgentLinear):
 class Heads(nn.Module):
     """K networks of the same inputs side by side: Linear, then ReLU and Linear for each layer beyond the first.
 
-    The first layers of all heads are one layer, and so are those after it: same function, same law of parameters.
+    Each layer of all heads is one product.
     """
 
     def __init__(self, heads: int, size: int, embed: int, out: int, layers: int) -> None:
         super().__init__()
         self.heads = heads
-        self.first = nn.Linear(size, heads * (out if layers == 1 else embed))
-        units = [embed] * (layers - 1) + [out]
-        self.others = nn.ModuleList(HeadLinear(heads, embed, unit) for unit in units[1:])
+        sizes = [size, *[embed] * (layers - 1), out]
+        self.layers = nn.ModuleList(HeadLinear(heads, *pair) for pair in pairwise(sizes))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., I) -> (..., K, U)."""
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        answer: Tensor = self.first(rows).view(len(rows), self.heads, -1).transpose(0, 1)
-        for layer in self.others:
-            answer = layer(functional.relu(answer))
+        first, *others = self.layers
+        answer: Tensor = first(inputs.reshape(-1, inputs.shape[-1]).expand(self.heads, -1, -1))
+        for layer in others:
+            answer = layer(functional.relu(answer, inplace=True))
         return answer.transpose(0, 1).reshape(*inputs.shape[:-1], self.heads, -1)
 
 

@@ -121,10 +121,11 @@ def test_an_unrestricted_mixer_takes_several_values_of_each_agent():
 
 def answers(network, inputs) -> list[torch.Tensor]:
     """What each head says, layer by layer."""
-    hidden = network.first(inputs).view(network.heads, -1)
-    for layer in network.others:
-        hidden = torch.stack([layer.weight[k] @ hidden[k].relu() + layer.bias[k] for k in range(network.heads)])
-    return list(hidden)
+    first, *others = network.layers
+    hidden = [first.weight[k] @ inputs + first.bias[k] for k in range(network.heads)]
+    for layer in others:
+        hidden = [layer.weight[k] @ one.relu() + layer.bias[k] for k, one in enumerate(hidden)]
+    return hidden
 
 
 def by_hand(mixer: Duplex, chosen, best, state, actions) -> torch.Tensor:
@@ -183,7 +184,7 @@ def test_no_gradient_goes_through_the_advantage_of_qplex():
     torch.testing.assert_close(slope_chosen, mixer.weight(state).abs() + 1e-10)
     assert slope_best is None
     mixer(chosen, chosen.detach(), state, actions).sum().backward()
-    assert not mixer.importance.key.first.weight.grad.any(), "without advantage nothing is learned of its importance"
+    assert not mixer.importance.key.layers[0].weight.grad.any(), "nothing is learned without advantage"
 
 
 # Qatten

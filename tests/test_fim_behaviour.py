@@ -144,12 +144,11 @@ def test_rare_features_are_selected_and_only_the_one_that_can_be_influenced_pays
         assert lever > 5 * weather, (lever, weather)
 
 
-PUSHING = ["env.horizon=30", "steps=20000", "rollout.epsilon_steps=8000", "log.every_steps=1000", "eval.every_steps=0"]
-WATCHING = "[{name: statistic, steps: 5000, updates: false, epsilon: 1.0}, {name: train, epsilon_restart: true}]"
+PUSHING = ["steps=18000", "log.every_steps=1000", "eval.every_steps=0"]
 
 
 def pushed(folder: Path, *arguments: str) -> float:
-    """Mean training success in the last quarter of a run on Push-2-Box."""
+    """Mean training success in the last 4,000 steps of a run on Push-2-Box."""
     quiet = ["log.terminal=false", "checkpoint.every_steps=1000000000"]
     (settings,) = cli.parse([*arguments, *PUSHING, *quiet], algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
@@ -159,12 +158,11 @@ def pushed(folder: Path, *arguments: str) -> float:
         run.close()
     with (folder / "scalars.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["tag"] == "train/success"]
-    return float(np.mean([float(row["value"]) for row in rows if int(row["step"]) > 15_000]))
+    return float(np.mean([float(row["value"]) for row in rows if int(row["step"]) > 14_000]))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_boxes_reach_the_border_sooner_if_moving_them_pays(seed, tmp_path):
     """A short form of docs/fim.md's figure; random play succeeds in less than one episode of 1,000."""
-    watching = ["algo.statistic_steps=5000", f"phases={WATCHING}"]
-    paid = pushed(tmp_path / "fim", "experiment=fim_push_box", *watching, f"seed={seed}")
+    paid = pushed(tmp_path / "fim", "experiment=fim_push_box", f"seed={seed}")
     assert paid > pushed(tmp_path / "qmix", "experiment=qmix_push_box", f"seed={seed}") + 0.1

@@ -100,7 +100,8 @@ def fit(model: ForwardModel, descent: Descent, batch: Episodes, target: Target, 
         loss = masked_mean(error, batch.mask)
         if update == 0:
             still = masked_mean(truth.square().sum(-1), batch.mask)
-            stats = {"model/loss": loss.detach(), "model/r2": 1 - loss.detach() / still.clamp(min=1e-12)}
+            told = torch.where(still > 0, 1 - loss.detach() / still, 0.0)
+            stats = {"model/loss": loss.detach(), "model/r2": told}
         stats["gradient_norm/model"] = descent(loss)
     model.rounds += 1
     return stats
