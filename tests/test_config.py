@@ -325,6 +325,12 @@ def test_every_configuration_survives_being_written(algo: str, env: str) -> None
     assert replace(settings("from=saved.yaml"), from_=None) == first
 
 
+def test_settings_of_a_wrapped_algorithm_without_its_name_are_refused() -> None:
+    Path("saved.yaml").write_text("algo: {name: fim, base: {gamma: 0.9}}\nenv: {name: meet}\n")
+    with pytest.raises(Mistake, match="^algo.base: no algorithm is chosen; allowed are "):
+        settings("from=saved.yaml")
+
+
 def test_a_run_started_again_takes_changes() -> None:
     folder = opened(*TOY, "name=first", "learner.batch=16", "steps=5000")
     changed = settings(f"from={folder}", "seed=3", "algo.hidden=8")

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import algos
-import envs
 from algos import assemble, fim, qmix
-from marl import build
-from marl.command import cli
 from marl.dice import Noise, generator
 from marl.env import BatchedEnv, Moments
 from marl.learner import Learner, Pace
 from marl.replay import Replay
-from marl.run import Run
 from marl.types import Array, Column, EnvSpec
 from marl.worker import EVALUATE, TRAIN, Plan, Worker
 
@@ -142,27 +135,3 @@ def test_rare_features_are_selected_and_only_the_one_that_can_be_influenced_pays
         influence = bonus.influence(batch, outcome.learner.parts.q, Noise(0, 0), bonus.statistic.target())
         lever, weather = influence[batch.mask.bool()].mean(0).tolist()
         assert lever > 5 * weather, (lever, weather)
-
-
-PUSHING = ["steps=18000", "log.every_steps=1000", "eval.every_steps=0"]
-
-
-def pushed(folder: Path, *arguments: str) -> float:
-    """Mean training success in the last 4,000 steps of a run on Push-2-Box."""
-    quiet = ["log.terminal=false", "checkpoint.every_steps=1000000000"]
-    (settings,) = cli.parse([*arguments, *PUSHING, *quiet], algos.ALGORITHMS, envs.ENVIRONMENTS)
-    run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
-    try:
-        run.play()
-    finally:
-        run.close()
-    with (folder / "scalars.csv").open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["tag"] == "train/success"]
-    return float(np.mean([float(row["value"]) for row in rows if int(row["step"]) > 14_000]))
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_boxes_reach_the_border_sooner_if_moving_them_pays(seed, tmp_path):
-    """A short form of docs/fim.md's figure; random play succeeds in less than one episode of 1,000."""
-    paid = pushed(tmp_path / "fim", "experiment=fim_push_box", f"seed={seed}")
-    assert paid > pushed(tmp_path / "qmix", "experiment=qmix_push_box", f"seed={seed}") + 0.1

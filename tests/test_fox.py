@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from algos import assemble, fox
+from algos.factored import Optimizer
 from algos.formation.awareness import (
     Partners,
     awareness,
@@ -847,7 +848,7 @@ def test_one_adam_is_three_with_a_joint_clip():
 def test_lambda_zero_is_what_the_settings_ask_for():
     config = fox.Config()
     assert (config.td_lambda, config.td_weight, config.agent_id) == (0.0, 1.0, False)
-    assert vars(config.optimizer) == {"name": "rmsprop", "lr": 5e-4, "alpha": 0.99, "eps": 1e-5, "clip": 10.0}
+    assert config.optimizer == Optimizer("rmsprop", lr=5e-4, alpha=0.99, eps=1e-5, clip=10.0)
     ones = torch.ones(1, 3)
     returns = lambda_returns(ones[..., None], ones.bool(), ones, ones[..., None], 0.99, config.td_lambda)
     assert torch.equal(returns[..., 0], ones)

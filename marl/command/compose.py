@@ -172,10 +172,10 @@ def _wrapped(section: Plain, key: str, choices: Mapping[str, str], registries: R
     """Put the section of the wrapped algorithm, if any, in the place of its name; the innermost file first."""
     inner = f"{key}.base"
     base = section.get("base")
-    given = dict(base) if isinstance(base, Mapping) else {"name": base}
+    given = {"name": None, **base} if isinstance(base, Mapping) else {"name": base}
     if choices.get(inner, given["name"]) != given["name"]:
         given = {"name": choices[inner]}
-    if given["name"] is None:
+    if given == {"name": None}:
         return []
     name = registries.choose(inner, given["name"])
     file = _file("algo", name, None if registries.wraps(name) else choices.get("recipe"))
