@@ -27,6 +27,8 @@ from tests.test_learning import learn
 pytestmark = pytest.mark.slow
 
 SEEDS = range(5)
+MAJORITY = range(3)
+"""Of the seeds: if all of these take longer, the median does."""
 COPIES = 8
 EPSILON = 0.05
 TARGETS = 50
@@ -236,17 +238,17 @@ def steps_to_triangle(config, seed: int) -> int:
     return 2 * BUDGET
 
 
-def median_to_triangle(config) -> float:
-    """With what one reward in 8 steps asks of any algorithm: Adam and TD(lambda)."""
-    learner = replace(config, td_lambda=0.6, optimizer=Optimizer("adam", lr=1e-3))
-    return float(np.median([steps_to_triangle(learner, seed) for seed in SEEDS]))
+def tuned(config):
+    """What one reward in 8 steps asks of any algorithm: Adam and TD(lambda)."""
+    return replace(config, td_lambda=0.6, optimizer=Optimizer("adam", lr=1e-3))
 
 
 def test_fox_finds_a_sparse_triangle_before_qmix():
     """All of FoX. The penalty of local heads is for returns of football's size, beside squared errors of them."""
-    seeker = replace(novel(0.1, 0.01), local_l1=0.1 * GOAL)
-    quick, slow = median_to_triangle(seeker), median_to_triangle(plain())
-    assert quick <= 0.9 * BUDGET < slow, (quick, slow)
+    seeker = tuned(replace(novel(0.1, 0.01), local_l1=0.1 * GOAL))
+    quick = [steps_to_triangle(seeker, seed) for seed in SEEDS]
+    slow = [steps_to_triangle(tuned(plain()), seed) for seed in MAJORITY]
+    assert np.median(quick) <= 0.9 * BUDGET < min(slow), (quick, slow)
 
 
 def without_engine() -> str:
