@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marl.recurrent import unroll
+from marl.recurrent import remembered, unroll
 from marl.types import EnvSpec
 
 
@@ -75,9 +75,7 @@ class TeamGRU(nn.GRU):
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]
         """Whole episodes from a zero memory, steps first: (T, B, N, I) -> (T, B, N, H)."""
-        rows = inputs.flatten(1, 2)
-        histories: Tensor = super().forward(rows)[0] if inputs.is_cuda else unroll(rows, *self.all_weights[0])
-        return histories.view(*inputs.shape[:3], self.hidden_size)
+        return remembered(self, inputs.flatten(1, 2)).view(*inputs.shape[:3], self.hidden_size)
 
 
 class AgentGRU(nn.Module):

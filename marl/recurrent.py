@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -42,6 +42,11 @@ def unroll(inputs: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tenso
     with torch.autocast(inputs.device.type, enabled=False):
         histories: Tensor = _Recurrence.apply(gates.to(w_hh.dtype), w_hh, own)  # type: ignore[no-untyped-call]
     return histories
+
+
+def remembered(gru: nn.GRU, inputs: Tensor) -> Tensor:
+    """What ``gru``, steps first, remembers at every step from a zero memory: (T, R, I) -> (T, R, H)."""
+    return nn.GRU.forward(gru, inputs)[0] if inputs.is_cuda else unroll(inputs, *gru.all_weights[0])
 
 
 class _Recurrence(Function):

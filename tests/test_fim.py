@@ -202,7 +202,7 @@ def by_hand(model, batch, target, marginal):
         onehot = torch.nn.functional.one_hot(batch.executed, model.n_actions).float()
         if t:
             inputs = torch.cat([read[b, :t], onehot[b, :t].flatten(1)], 1)
-            memory = model.gru(model.first(inputs).relu()[None])[1]
+            memory = model.gru(model.first(inputs).relu()[:, None])[1]
         origin = target.of(batch.state[b, t])
         rows = []
         for agent in range(model.n_agents):

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from marl.ops import masked_mean
 from marl.parts import Descent, Stats
+from marl.recurrent import remembered
 from marl.types import EnvSpec, Episodes
 
 
@@ -46,7 +47,7 @@ class ForwardModel(nn.Module):
         super().__init__()
         self.state_dim, self.n_agents, self.n_actions = spec.state_dim, spec.n_agents, spec.n_actions
         self.first = nn.Linear(spec.state_dim + spec.n_agents * spec.n_actions, hidden)
-        self.gru = nn.GRU(hidden, hidden, batch_first=True)
+        self.gru = nn.GRU(hidden, hidden)
         self.last = nn.Linear(hidden, spec.state_dim)
         for layer in (self.first, self.last):
             nn.init.xavier_uniform_(layer.weight)
@@ -73,8 +74,7 @@ class ForwardModel(nn.Module):
 
     def remember(self, entered: Tensor) -> Tensor:
         """GRU over whole episodes from a zero memory: (B, T, H) -> (B, T, H), the memory after each step."""
-        memories: Tensor = self.gru(entered.relu())[0]
-        return memories
+        return remembered(self.gru, entered.relu().transpose(0, 1)).transpose(0, 1)
 
     def displacement(self, memory: Tensor, origin: Tensor, target: Target) -> Tensor:
         """Predicted next value less ``origin`` (..., C), the target's features now, in their units; (..., C)."""
