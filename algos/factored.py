@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from marl.config import count, number, one_of
+from marl.descent import Descent
 from marl.dice import EXPLORATION, Dice, Noise
 from marl.nets import AgentNet, Layers
 from marl.ops import (
@@ -21,7 +22,7 @@ from marl.ops import (
     masked_mean,
     n_step_returns,
 )
-from marl.parts import Bonus, Delay, Descent, JointQ, Loss, Memory, Stats, delayed
+from marl.parts import Bonus, Delay, JointQ, Loss, Memory, Stats, delayed
 from marl.scaling import RewardScaling
 from marl.types import EnvSpec, Episodes, View
 

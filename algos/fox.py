@@ -32,10 +32,11 @@ from algos.formation.prediction import (
     predict,
 )
 from marl.config import count, number, one_of
+from marl.descent import Descent
 from marl.dice import Noise
 from marl.mixers import Monotonic
 from marl.ops import masked_mean
-from marl.parts import Bonus, Cadence, Descent, JointQ, Parts, Stats
+from marl.parts import Bonus, Cadence, JointQ, Parts, Stats
 from marl.types import EnvSpec, Episodes
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from marl.descent import Descent, NonFinite
 from marl.dice import Noise, generator
 from marl.heap import keep_freed_memory
-from marl.parts import Bonus, Descent, Intervention, NonFinite, Parts, Stats
+from marl.parts import Bonus, Intervention, Parts, Stats
 from marl.replay import Replay
 from marl.types import Array, Clock, Episodes, Record
 

@@ -17,9 +17,9 @@ from marl import build, checkpoint
 from marl.checkpoint import NoCheckpoint
 from marl.command import cli
 from marl.config import Mistake, Settings
+from marl.descent import NonFinite
 from marl.env import EnvUnavailable
 from marl.learner import Learner
-from marl.parts import NonFinite
 from marl.replay import ReplayTooLarge
 from marl.reporting.log import Log
 from marl.reporting.tally import Tally

@@ -10,10 +10,11 @@ import torch
 import algos
 from algos import iql, qmix, vdn
 from algos.factored import Optimizer
+from marl.descent import NonFinite
 from marl.dice import Noise
 from marl.env import SideBySide
 from marl.learner import Learner, Pace
-from marl.parts import Bonus, Cadence, Intervention, NonFinite
+from marl.parts import Bonus, Cadence, Intervention
 from marl.replay import Replay
 from marl.types import Column, Episodes
 from marl.worker import TRAIN, Plan, Worker

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from algos.influence.model import ForwardModel, Target, fit
-from marl.parts import Bonus, Delay, Descent, Stats, delayed
+from marl.descent import Descent
+from marl.parts import Bonus, Delay, Stats, delayed
 from marl.types import EnvSpec, Episodes
 
 

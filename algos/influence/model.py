@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.descent import Descent
 from marl.ops import masked_mean
-from marl.parts import Descent, Stats
+from marl.parts import Stats
 from marl.recurrent import remembered
 from marl.types import EnvSpec, Episodes
 

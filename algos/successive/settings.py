@@ -1,0 +1,75 @@
+"""What S2Q lets its user choose, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from algos.factored import FactoredConfig
+from marl.attention import Attention
+from marl.config import Mistake, count, number, one_of
+from marl.duplex import Duplex
+from marl.mixers import Monotonic, Sum
+from marl.types import EnvSpec
+
+
+@dataclass
+class Config(FactoredConfig):
+    """K successors of Q_tot; section numbers are those of docs/s2q.md."""
+
+    name: str = "s2q"
+    agent_id: bool = False  # feed agents their index; False: agents are told apart by their observations alone
+    td_weight: float = number(1.0, above=0)  # factor before each squared error
+    successors: int = count(2, least=0)  # K: sub-values beside Q_tot, each for the next best joint action
+    mixer: str = one_of("monotonic", "sum", "duplex", "attention")  # of sub-values: QMIX's, VDN's, QPLEX's, Qatten's
+    mixing_embed: int = count(32)  # monotonic; attention: hidden units of the network that makes c(s)
+    hyper_embed: int = count(64)  # all but sum: hidden units of the networks that make the mixer's weights
+    heads: int = count(4)  # duplex, attention
+    key_embed: int = count(32)  # attention: size of queries and keys
+    advantage_embed: int = count(64)  # duplex: hidden units of each layer of the networks that make lambda
+    advantage_layers: int = count(2)  # duplex: layers of each of them
+    central_embed: int = count(256)  # hidden units of the central mixer
+    central_outputs: int = count(1)  # values E that a central agent gives for an action
+    alpha: float = number(1.0, least=0)  # how much of its central value a suppressed action loses
+    floor: float | None = number(None, least=0)  # C: it loses alpha C at least; null: none, for rewards from 0 on
+    suppress_by: str = one_of("live", "delayed")  # the central value that it loses
+    least_weight: float = number(0.9, above=0, most=1)  # w_c: of errors that count for less; 1: all count alike
+    temperature: float = number(0.1, above=0)  # T: gaps of value far above it are not explored
+    mixed: float = number(0.5, least=0, most=1)  # share of training episodes that sub-values are drawn in; 0: never
+    draw_from: str = one_of("learned", "central", "uniform")  # P as it is told, as it is (workers see states), or 1/K1
+    own_draws: bool = False  # each agent draws a sub-value of its own
+    latent_dim: int = count(32)  # numbers in z
+    latent_hidden: int = count(64)  # units of the layers of encoder and decoder
+    comm: bool = False  # S2Q-Comm: agents are told z of the view before, in evaluation too
+
+
+def sub_mixer(spec: EnvSpec, config: Config) -> nn.Module:
+    """What joins the utilities of one sub-value."""
+    hyper, heads, norm = config.hyper_embed, config.heads, config.state_norm
+    if config.mixer == "duplex":
+        return Duplex(spec, hyper, heads, config.advantage_embed, config.advantage_layers, state_norm=norm)
+    if config.mixer == "attention":
+        return Attention(spec, heads, config.key_embed, hyper, hyper, config.mixing_embed, state_norm=norm)
+    if config.mixer == "monotonic":
+        return Monotonic(spec, config.mixing_embed, hyper, state_norm=norm)
+    return Sum()
+
+
+def refuse_bad(spec: EnvSpec, config: Config) -> None:
+    """Raises:
+    Mistake: a setting that cannot be, alone or in this world.
+    """
+    lowest = spec.reward_range[0]
+    if config.floor is None and -math.inf < lowest < 0:
+        raise Mistake(
+            f"algo.floor=null: {spec.name} pays {lowest:g} at worst, and what is suppressed must fall below all else; "
+            "say algo.floor=C, so that alpha C spans all returns, or 0 to suppress nothing but gains"
+        )
+    if config.floor is None and config.rewards == "standardised":
+        raise Mistake("algo.rewards=standardised: some are negative then; say algo.floor=C too, or take raw or scaled")
+    if not config.double_q:
+        raise Mistake("algo.double_q=False: candidates are the live networks' and there are no others; allowed is True")
+    if config.comm and not config.recurrent:
+        raise Mistake("algo.comm=True: messages are made of what a GRU remembers; allowed is False without recurrent")
