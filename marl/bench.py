@@ -205,19 +205,8 @@ def _peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def bench(settings: Settings) -> int:
-    """Measure one setting and print the table."""
-    torch.set_num_threads(settings.learner.threads)
-    console, cores = Console(), len(os.sched_getaffinity(0))
-    raw, played, records = playing(settings, PLAY_SECONDS)
-    learner = build.learner(settings, build.spec(settings), build.device(settings))
-    needed = max(settings.learner.batch, settings.learner.burn_in)
-    update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], UPDATES)
-    steps = float(np.mean([len(record["reward"]) for record in records]))
-    learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
-    together = 1 / (1 / played.per_second + learning)
-    bound = min(cores * together, 1 / learning)
-    length = int(needed * steps) + int(TRAIN_SECONDS * bound)
+def trained(settings: Settings, length: int) -> Trained:
+    """What a run of ``length`` steps at random achieves that neither evaluates nor saves."""
     run = replace(
         settings,
         steps=length,
@@ -227,8 +216,22 @@ def bench(settings: Settings) -> int:
         checkpoint=replace(settings.checkpoint, every_steps=10**12),
     )
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-        trained = fresh.submit(end_to_end, run).result()
-    achieved = trained.per_wall_second
+        return fresh.submit(end_to_end, run).result()
+
+
+def bench(settings: Settings) -> int:
+    """Measure one setting and print the table."""
+    torch.set_num_threads(settings.learner.threads)
+    cores = len(os.sched_getaffinity(0))
+    raw, played, records = playing(settings, PLAY_SECONDS)
+    learner = build.learner(settings, build.spec(settings), build.device(settings))
+    needed = max(settings.learner.batch, settings.learner.burn_in)
+    update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], UPDATES)
+    steps = float(np.mean([len(record["reward"]) for record in records]))
+    learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
+    together = 1 / (1 / played.per_second + learning)
+    bound = min(cores * together, 1 / learning)
+    run = trained(settings, int(needed * steps) + int(TRAIN_SECONDS * bound))
     episode_bytes = np.mean([sum(array.nbytes for array in record.values()) for record in records])
     table = Table(title=f"{settings.algo.name} on {settings.env.name}, {cores} cores, {learner.device}", box=None)
     table.add_column("measured")
@@ -244,19 +247,19 @@ def bench(settings: Settings) -> int:
         ("rollouts and learner, steps per CPU second", f"{together:,.0f}", ""),
         ("  share of rollouts", "", f"{together / played.per_second:.2f}"),
         ("  share of the learner", "", f"{together * learning:.2f}"),
-        ("training, steps per CPU second of its process", f"{trained.per_cpu_second:,.0f}", ""),
-        ("training, updates per CPU second of its process", f"{trained.updates_per_cpu_second:,.1f}", ""),
-        ("training, steps per wall second", f"{achieved:,.0f}", f"{achieved / bound:.2f}"),
+        ("training, steps per CPU second of its process", f"{run.per_cpu_second:,.0f}", ""),
+        ("training, updates per CPU second of its process", f"{run.updates_per_cpu_second:,.1f}", ""),
+        ("training, steps per wall second", f"{run.per_wall_second:,.0f}", f"{run.per_wall_second / bound:.2f}"),
         ("  the bound of rollouts and learner", f"{bound:,.0f}", ""),
         ("mean episode, steps", f"{steps:.1f}", ""),
         ("moved per episode, bytes", f"{episode_bytes:,.0f}", ""),
         ("moved per version of the weights, bytes", f"{sum(a.nbytes for a in learner.weights().values()):,}", ""),
         ("replay, MiB", f"{learner.replay.bytes / 2**20:,.0f}", ""),
-        ("peak memory of the learner's process, MiB", f"{trained.megabytes:,.0f}", ""),
+        ("peak memory of the learner's process, MiB", f"{run.megabytes:,.0f}", ""),
     ]
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    Console().print(table)
     return 0
 
 
