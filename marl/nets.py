@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marl.recurrent import remembered, unroll
+from marl.recurrent import remembered
+from marl.stacked import StackedGRU, StackedLinear
 from marl.types import EnvSpec
 
 
@@ -51,14 +52,8 @@ class AgentInput(nn.Module):
         return torch.cat(blocks, -1) if len(blocks) > 1 else obs.contiguous()
 
 
-class AgentLinear(nn.Module):
-    """A linear layer with parameters of its own for each agent, each drawn as `nn.Linear` draws them."""
-
-    def __init__(self, n_agents: int, size: int, out: int) -> None:
-        super().__init__()
-        layers = [nn.Linear(size, out) for _ in range(n_agents)]
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
+class AgentLinear(StackedLinear):
+    """A linear layer with parameters of its own for each agent."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., N, I) -> (..., N, U)."""
@@ -78,38 +73,17 @@ class TeamGRU(nn.GRU):
         return remembered(self, inputs.flatten(1, 2)).view(*inputs.shape[:3], self.hidden_size)
 
 
-class AgentGRU(nn.Module):
-    """A GRU with parameters of its own for each agent, each drawn as `nn.GRU` draws them."""
-
-    def __init__(self, n_agents: int, size: int, hidden: int) -> None:
-        super().__init__()
-        layers = [nn.GRU(size, hidden) for _ in range(n_agents)]
-
-        def stacked(name: str) -> nn.Parameter:
-            return nn.Parameter(torch.stack([layer.get_parameter(name).detach() for layer in layers]))
-
-        self.weight_ih, self.weight_hh = stacked("weight_ih_l0"), stacked("weight_hh_l0")
-        self.bias_ih, self.bias_hh = stacked("bias_ih_l0"), stacked("bias_hh_l0")
+class AgentGRU(StackedGRU):
+    """A GRU with parameters of its own for each agent."""
 
     def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
         """(E, N, I), (E, N, H) -> (E, N, H)."""
-        return self._advance(self._project(inputs, self.weight_ih, self.bias_ih), memory)
+        after = super().step(inputs.transpose(0, 1).unsqueeze(1), memory.transpose(0, 1).unsqueeze(1))
+        return after.squeeze(1).transpose(0, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Whole episodes from a zero memory, steps first: (T, B, N, I) -> (T, B, N, H)."""
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        histories: Tensor = unroll(inputs.permute(2, 0, 1, 3), *weights)
-        return histories.permute(1, 2, 0, 3)
-
-    def _project(self, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.einsum("...ni,nui->...nu", inputs, weight) + bias
-
-    def _advance(self, projected: Tensor, memory: Tensor) -> Tensor:
-        reset, update, candidate = projected.chunk(3, -1)
-        from_reset, from_update, from_candidate = self._project(memory, self.weight_hh, self.bias_hh).chunk(3, -1)
-        kept = torch.sigmoid(update + from_update)
-        fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
-        return torch.lerp(fresh, memory, kept)
+        return super().forward(inputs.permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
 
 
 class Recurrence(nn.Module):

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"marl.types", "marl.recurrent", "marl.heap"},
-    {"marl.ops", "marl.nets", "marl.mixers", "marl.duplex", "marl.attention", "marl.dice", "marl.env"},
+    {"marl.types", "marl.recurrent", "marl.heap", "marl.descent"},
+    {"marl.ops", "marl.stacked", "marl.nets", "marl.mixers", "marl.duplex", "marl.attention", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel", "marl.scaling"},
     {"algos", "envs"},
     {"marl.replay", "marl.worker", "marl.checkpoint", "marl.reporting", "marl.crews.ledger"},

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from algos.successive.stacked import StackedGRU, StackedLinear, StackedNorm
 from marl.nets import AgentInput, Layers
+from marl.stacked import StackedGRU, StackedLinear, StackedNorm
 from marl.types import EnvSpec
 
 

@@ -49,7 +49,8 @@ class StackedGRU(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Whole episodes from zero memories: (S, T, R, I) -> (S, T, R, H)."""
-        return unroll(inputs, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        histories: Tensor = unroll(inputs, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return histories
 
 
 class StackedNorm(nn.Module):
@@ -67,4 +68,4 @@ class StackedNorm(nn.Module):
 
 def _project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     rows = torch.baddbmm(bias.unsqueeze(1), inputs.flatten(1, 2), weight.mT)
-    return rows.unflatten(1, inputs.shape[1:3])
+    return rows.view(*inputs.shape[:3], -1)
