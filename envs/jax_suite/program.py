@@ -7,7 +7,7 @@ with t folded in. Copies are computed side by side, and nothing of one enters an
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -70,6 +70,30 @@ def suite(task: Task) -> Any:
     return env
 
 
+def fight(env: Any, world: Any, agents: Sequence[str]) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """What a battle tells beside what is seen: available actions (N, A), whether it is over, columns."""
+    avail = jnp.stack([env.get_avail_actions(world)[agent] for agent in agents])
+    alive = world.state.unit_alive
+    ally, enemy = alive[: len(agents)], alive[len(agents) :]
+    over = ~(ally.any() & enemy.any())
+    return avail, over, {"alive": ally, "enemy_alive": enemy, "won": ally.any() & ~enemy.any()}
+
+
+def pay(task: Task, rewards: Mapping[str, jax.Array], info: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+    """The team's reward for a step, and the soups that it delivered."""
+    agents, config = task.spec.agents, task.config
+    battle, kitchen = config.id == BATTLE, config.id == KITCHEN
+    paid = jnp.stack([rewards[agent] for agent in agents])
+    shaped, soups = jnp.zeros_like(paid), jnp.zeros((), jnp.int32)
+    if kitchen:
+        soups = (paid[0] / DELIVERY).astype(jnp.int32)
+        shaped = config.shaping * jnp.stack([info["shaped_reward"][agent] for agent in agents])
+    if config.reward == "mean":
+        return (paid + shaped).mean(), soups
+    # What all receive alike is the team's once; else it is their sum, as in the suite's own training.
+    return (paid[0] if battle or kitchen else paid.sum()) + shaped.sum(), soups
+
+
 def compiled(task: Task, device: Any) -> Program:
     """The functions of a task, compiled when they are first called with E copies."""
     env = suite(task)
@@ -78,30 +102,18 @@ def compiled(task: Task, device: Any) -> Program:
     battle, kitchen = task.config.id == BATTLE, task.config.id == KITCHEN
     native = battle and task.config.state == "auto"
 
+    def clock(world: Any) -> jax.Array:
+        return (world.state if battle else world).step
+
     def told(world: Any, seen: Mapping[str, Any], reward: Any, soups: Any) -> Moments:
         rows = [jnp.ravel(seen[agent]).astype(jnp.float32) for agent in agents]
         obs = jnp.stack([jnp.pad(row, (0, spec.obs_dim - row.size)) for row in rows])
         state = seen["world_state"] if native else jnp.concatenate(rows)
-        over, columns = jnp.asarray(False), {}
-        avail = known
-        if battle:
-            avail = jnp.stack([env.get_avail_actions(world)[agent] for agent in agents])
-            alive = world.state.unit_alive
-            ally, enemy = alive[: spec.n_agents], alive[spec.n_agents :]
-            over = ~(ally.any() & enemy.any())
-            columns = {"alive": ally, "enemy_alive": enemy, "won": ally.any() & ~enemy.any()}
-        elif kitchen:
+        avail, over, columns = fight(env, world, agents) if battle else (known, jnp.asarray(False), {})
+        if kitchen:
             columns = {"soups": soups.astype(jnp.int16)}
-        step = (world.state if battle else world).step
-        return Moments(
-            obs,
-            state.astype(jnp.float32),
-            avail.astype(jnp.bool_),
-            jnp.asarray(reward, jnp.float32),
-            over,
-            (step >= spec.horizon) & ~over,
-            columns,
-        )
+        paid, late = jnp.asarray(reward, jnp.float32), clock(world) >= spec.horizon
+        return Moments(obs, state.astype(jnp.float32), avail.astype(jnp.bool_), paid, over, late & ~over, columns)
 
     def start(key: jax.Array) -> tuple[Copy, Moments]:
         first, play = jax.random.split(key)
@@ -112,20 +124,11 @@ def compiled(task: Task, device: Any) -> Program:
         return Copy(play, world, soups), told(world, seen, 0.0, soups)
 
     def advance(copy: Copy, before: Moments, actions: jax.Array, live: jax.Array) -> tuple[Copy, Moments]:
-        step = (copy.world.state if battle else copy.world).step
-        key = jax.random.fold_in(copy.key, step)
+        key = jax.random.fold_in(copy.key, clock(copy.world))
         chosen = {agent: actions[row] for row, agent in enumerate(agents)}
         seen, world, rewards, _, info = env.step_env(key, copy.world, chosen)
-        paid = jnp.stack([rewards[agent] for agent in agents])
-        shaped, soups = jnp.zeros_like(paid), copy.soups
-        if kitchen:
-            soups = soups + (paid[0] / DELIVERY).astype(jnp.int32)
-            shaped = task.config.shaping * jnp.stack([info["shaped_reward"][agent] for agent in agents])
-        if task.config.reward == "mean":
-            reward = (paid + shaped).mean()
-        else:
-            # What all receive alike is the team's once; else it is their sum, as in the suite's own training.
-            reward = (paid[0] if battle or kitchen else paid.sum()) + shaped.sum()
+        reward, delivered = pay(task, rewards, info)
+        soups = copy.soups + delivered
         after = Copy(copy.key, world, soups), told(world, seen, reward, soups)
         return jax.tree.map(lambda new, old: jnp.where(live, new, old).astype(old.dtype), after, (copy, before))
 
