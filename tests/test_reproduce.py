@@ -172,6 +172,13 @@ def test_other_settings_are_another_experiment(unbroken: Path, tmp_path: Path) -
     assert report.measured(root, row, Header(), REGISTRIES).other == ""
 
 
+def test_a_row_that_asks_for_other_steps_shows_those_that_were_run(unbroken: Path, tmp_path: Path) -> None:
+    table = tables.load(str(saved(tmp_path, steps=2_050_000)))
+    told = report.markdown(table, unbroken / "results", REGISTRIES)
+    assert "| meet | qmix† | 2k | 2 |" in told and "other settings" in told
+    assert report.brief(2_050_000) == "2.05M" and report.brief(1234) == "1,234"
+
+
 def test_an_unfinished_run_is_not_recorded(unbroken: Path, tmp_path: Path) -> None:
     (row,) = tables.load(str(saved(tmp_path))).rows
     (folder,) = (unbroken / "runs" / "tiny").glob("meet-qmix-s0-*")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from marl.command.compose import Registries
+from marl.command.runs import read
 from marl.config import Mistake, suggestion
 from marl.reporting.statistics import Estimate
 from marl.reproduction.compare import below_random, fresh, standing, versus
@@ -30,20 +31,23 @@ class Measured(NamedTuple):
     """Empty, or what is otherwise in these runs than in the row."""
     random: float | None
     """What a random team scores."""
+    steps: int
+    """Of these runs."""
 
 
 def measured(root: Path, row: Row, header: Header, registries: Registries) -> Measured:
     """What is recorded of a row. Runs of different settings are never put together."""
     runs, random = recorded(root, row), random_of(root, row, header)
     if not runs:
-        return Measured(row, [], "", random)
+        return Measured(row, [], "", random, row.steps)
     try:
         asked = wanted(row, registries)
     except Mistake as mistake:
-        return Measured(row, runs, str(mistake), random)
+        return Measured(row, runs, str(mistake), random, row.steps)
     differences = [", ".join(differing(run, asked, registries)) for run in runs]
     first = min(differences, key=len)
-    return Measured(row, [run for run, found in zip(runs, differences) if found == first], first, random)
+    kept = [run for run, found in zip(runs, differences) if found == first]
+    return Measured(row, kept, first, random, int(read(kept[0].config)["steps"]))
 
 
 # words
@@ -65,7 +69,7 @@ def spread(estimate: Estimate, decimals: int) -> str:
 def brief(steps: int) -> str:
     """2_000_000 is 2M."""
     for unit, letter in ((1_000_000, "M"), (1000, "k")):
-        if steps >= unit and steps % (unit // 10) == 0:
+        if steps >= unit and steps % (unit // 100) == 0:
             return f"{steps / unit:g}{letter}"
     return f"{steps:,}"
 
@@ -161,7 +165,7 @@ def _summary(header: Header) -> str:
 def _cells(found: Measured, header: Header) -> list[str]:
     row, decimals = found.row, header.decimals
     ours = standing(found.runs, header)
-    cells = [row.task, row.algorithm + (OTHER if found.other else ""), brief(row.steps), _seeds(found)]
+    cells = [row.task, row.algorithm + (OTHER if found.other else ""), brief(found.steps), _seeds(found)]
     cells.append(spread(ours, decimals))
     if header.fresh:
         final = fresh(found.runs, header)
@@ -179,7 +183,7 @@ def _seeds(found: Measured) -> str:
 def _notes(table: Table, told: Sequence[Measured], rows: int) -> list[str]:
     notes = [f"`python -m marl.reproduce {table.name}`; {len(told)} of {rows} rows measured."]
     if told and table.header.layout == "grid":
-        steps, seeds = [found.row.steps for found in told], [len(found.row.seeds) for found in told]
+        steps, seeds = [found.steps for found in told], [len(found.row.seeds) for found in told]
         notes.append(f"{_span(steps, brief)} steps, {_span(seeds, str)} seeds.")
     lost = [found.row.name for found in told if below_random(standing(found.runs, table.header), found.random)]
     if lost:
