@@ -51,7 +51,8 @@ def builder(entry: Any, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
     """Builds what a line of the registry says, with other arguments."""
     from gymnasium.envs.registration import load_env_creator
 
-    creator, arguments = load_env_creator(entry.entry_point), {**entry.kwargs, **kwargs}
+    point, arguments = entry.entry_point, {**entry.kwargs, **kwargs}
+    creator = point if callable(point) else load_env_creator(point)
 
     def build() -> Any:
         try:

@@ -4,6 +4,10 @@ A team collects food on a grid; food of a level is loaded by neighbours whose le
 package without what all share: `8x8-2p-2f-coop` is Foraging-8x8-2p-2f-coop-v3, `2s-10x10-3p-3f` a world in which agents
 see two cells far. The package registers up to 4 foods; `15x15-3p-5f` and the like are registered here by its own rule.
 
+`10x10-3p-3f-v2` is the world that published figures are of. Until version 2 no food was as strong as the three weakest
+players together, unless all food was (`coop`); in version 3 it can be (lb-foraging, pull request 21). Of food for
+three players a fourth needs all three then; of version 2's, one in forty.
+
 The team's reward is the sum over agents: each food pays its share of all levels, so that a full harvest pays 1, also
 in the EPyMARL benchmark, whose state (all observations in a row) and time limit of 50 steps these are too. The package
 does not tell time from an empty field: here the episode is terminal, and `won`, when all food is gone, and cut at
@@ -13,7 +17,7 @@ does not tell time from an empty field: here the episode is terminal, and `won`,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,14 +28,18 @@ from envs.painting import board
 from marl.env import BatchedEnv, SideBySide
 from marl.types import Array
 
-FORM = re.compile(r"(?:Foraging-)?((?:2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(?:-coop)?)(?:-v3)?")
-ALLOWED = "allowed are [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop], such as 8x8-2p-2f-coop, from 5x5, 2 players and 1 food on"
+FORM = re.compile(r"(?:Foraging-)?((?:2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(?:-coop)?)(?:-v([23]))?")
+ALLOWED = (
+    "allowed are [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2], such as 8x8-2p-2f-coop, from 5x5, 2 players and 1 food on"
+)
 
 
 @dataclass
 class Config:
     name: str = "lbf"
-    id: str = "8x8-2p-2f-coop"  # [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop]: 2s: sight of two cells; coop: all load together
+    id: str = (
+        "8x8-2p-2f-coop"  # [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2]: 2s: sight of two cells; coop: all load together
+    )
     kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of the package's ForagingEnv
     horizon: int = 50  # steps
 
@@ -45,7 +53,7 @@ def entry(config: Config) -> Any:
     form = FORM.fullmatch(config.id)
     if form is None:
         raise refusal("env.id", config.id, ALLOWED)
-    size, width, players, foods = map(int, form.groups()[1:])
+    size, width, players, foods = map(int, form.groups()[1:5])
     if size != width or size < 5 or players < 2 or foods < 1:
         raise refusal("env.id", config.id, ALLOWED)
     registry, whole = gym_team.registered("lbforaging", "lbf"), f"Foraging-{form[1]}-v3"
@@ -56,7 +64,19 @@ def entry(config: Config) -> Any:
         from gymnasium import register
 
         register(whole, near.entry_point, kwargs={**near.kwargs, **sizes})
-    return registry[whole]
+    return replace(registry[whole], entry_point=version_2) if form[6] == "2" else registry[whole]
+
+
+def version_2(**kwargs: Any) -> Any:
+    """A world whose strongest food is left out, as it was in versions 1 and 2."""
+    from lbforaging.foraging import ForagingEnv
+
+    class WithoutStrongest(ForagingEnv):  # type: ignore[misc]
+        def spawn_food(self, max_num_food: int, min_levels: Array, max_levels: Array) -> None:
+            highest = max_levels if self.force_coop else np.maximum(min_levels, max_levels - 1)
+            super().spawn_food(max_num_food, min_levels, highest)
+
+    return WithoutStrongest(**kwargs)
 
 
 def team(config: Config) -> gym_team.Team:

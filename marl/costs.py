@@ -1,7 +1,9 @@
 """`python -m marl.costs env=jaxmarl -- algo=qmix -- algo=s2q algo.floor=1`: an update beside that of the first named.
 
-What stands before the first ``--`` holds for all. Every algorithm learns from the same episodes, played once with
-random actions, and they take turns, so that a noisy machine disturbs all alike.
+usage: python -m marl.costs [key=value ...] -- algo=NAME [key=value ...] -- algo=NAME [key=value ...] ... [--help]
+
+What stands before the first -- holds for all; settings are those of python -m marl.train. Every algorithm learns from
+the same episodes, played once with random actions, and they take turns, so that a noisy machine disturbs all alike.
 """
 
 from __future__ import annotations
@@ -98,6 +100,9 @@ def asked(argv: Sequence[str]) -> list[Settings]:
 
 def main(argv: Sequence[str], turns: int = TURNS) -> int:
     """Print the table; the exit status."""
+    if set(cli.HELP).intersection(argv):
+        print(__doc__, end="")
+        return 0
     try:
         Console().print(costs(asked(argv), turns))
     except Mistake as mistake:

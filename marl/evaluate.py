@@ -1,4 +1,17 @@
-"""`python -m marl.evaluate run=<run> episodes=100`: a saved policy, clean or attacked, with intervals."""
+"""`python -m marl.evaluate run=RUN`: a saved policy, clean or attacked, with intervals.
+
+usage: python -m marl.evaluate run=RUN [key=value ...] [attack=NAME [attack.KEY=value ...]] [--help]
+
+  run=RUN             folder of a run, or its name in logdir
+  logdir=runs
+  episodes=100        played
+  epsilon=0           share of choices that are replaced by random ones
+  seed=the run's      of the episodes
+  workers=1           processes that play
+  interventions=true  attackers that the policy was trained with play along
+  attack=none         an attacker to put on the policy, with its settings attack.KEY
+  video=false         film the first episode
+"""
 
 from __future__ import annotations
 
@@ -20,7 +33,7 @@ from marl import build, checkpoint
 from marl.command import cli
 from marl.command.request import parse_argument
 from marl.command.typed import put, tree
-from marl.config import Mistake, Settings, count, suggestion
+from marl.config import Mistake, Settings, check_values, count, number, suggestion
 from marl.fleet import make_fleet
 from marl.reporting import video
 from marl.reporting.statistics import Estimate, mean_interval, success_interval
@@ -38,14 +51,15 @@ STREAM = f"{EVALUATE}/saved"
 class Request:
     """What is asked of a saved run."""
 
-    run: str = ""  # its folder, or its name in logdir
+    run: str = ""
     logdir: str = "runs"
     episodes: int = count(100)
-    seed: int | None = None  # of the episodes; null: the run's own
-    workers: int = count(1)  # processes that play
-    interventions: bool = True  # whether attackers the policy was trained with play along
-    attack: Any = None  # attack=NAME puts an attacker on the policy; its settings are attack.KEY
-    video: bool = False  # film the first episode
+    epsilon: float = number(0.0, least=0, most=1)
+    seed: int | None = None
+    workers: int = count(1)
+    interventions: bool = True
+    attack: Any = None
+    video: bool = False
 
 
 def read(argv: Sequence[str]) -> Request:
@@ -71,10 +85,9 @@ def read(argv: Sequence[str]) -> Request:
     request: Request = OmegaConf.to_object(root)  # type: ignore[assignment]
     if not request.run:
         raise Mistake("run: no run is chosen; say run=FOLDER")
-    if request.episodes < 1 or request.workers < 1:
-        key = "episodes" if request.episodes < 1 else "workers"
-        raise Mistake(f"{key}={vars(request)[key]}: allowed are 1 and more")
-    return replace(request, attack=OmegaConf.to_object(attack) if attack is not None else None)
+    request = replace(request, attack=OmegaConf.to_object(attack) if attack is not None else None)
+    check_values(request)
+    return request
 
 
 def _attack(name: Any) -> str:
@@ -98,7 +111,7 @@ def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None])
 def play(
     settings: Settings, request: Request, weights: dict[str, Array], step: int, warn: Callable[[str], None]
 ) -> list[Rollout]:
-    """All episodes, greedily, in the world as it is after ``step`` steps; the same whatever the number of workers."""
+    """All episodes in the world as it is after ``step`` steps; the same whatever the number of workers."""
     copies = settings.rollout.envs_per_worker
     make = build.MakeWorker(settings, copies, request.attack)
     backend, timeout = "inline" if request.workers == 1 else "local", settings.rollout.timeout
@@ -112,6 +125,7 @@ def play(
                     purpose=STREAM,
                     first_episode=first,
                     episodes=min(copies, request.episodes - first),
+                    epsilon=request.epsilon,
                     interventions=request.interventions or request.attack is not None,
                     film=request.video and number == 0,
                     asked_at=step,
@@ -147,6 +161,9 @@ def save(folder: Path, name: str, told: dict[str, Any]) -> Path:
 
 def evaluate(argv: Sequence[str]) -> int:
     """Play, print, save; the exit status."""
+    if set(cli.HELP).intersection(argv):
+        print(__doc__, end="")
+        return 0
     console = Console()
 
     def warn(line: str) -> None:

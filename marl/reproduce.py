@@ -34,6 +34,7 @@ from omegaconf import OmegaConf
 
 import algos
 import envs
+from marl.command.cli import HELP
 from marl.command.compose import Registries
 from marl.command.request import probe
 from marl.command.typed import put, tree
@@ -44,7 +45,7 @@ from marl.reproduction.tables import Row, Table
 
 REGISTRIES = Registries(algos.ALGORITHMS, envs.ENVIRONMENTS)
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-LIST, RANDOM, README, HELP = ("--list",), ("--random",), ("--readme",), ("-h", "--help")
+LIST, RANDOM, README = ("--list",), ("--random",), ("--readme",)
 INTERRUPTED = 130
 
 

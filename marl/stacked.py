@@ -63,9 +63,15 @@ class StackedNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(S, T, R, U) -> (S, T, R, U)."""
-        return functional.layer_norm(inputs, inputs.shape[-1:]) * self.weight + self.bias
+        # One by one: the gradients of weight and bias come with that of the norm, in one pass.
+        each = zip(inputs.unbind(0), self.weight.flatten(1), self.bias.flatten(1), strict=True)
+        return torch.stack([functional.layer_norm(x, x.shape[-1:], weight, bias) for x, weight, bias in each])
 
 
 def _project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    rows = torch.baddbmm(bias.unsqueeze(1), inputs.flatten(1, 2), weight.mT)
-    return rows.view(*inputs.shape[:3], -1)
+    rows = inputs.flatten(1, 2)
+    if weight.shape[1] < weight.shape[2]:  # MKL is slow at the gradient of few outputs, unless they are rows
+        out = torch.baddbmm(bias.unsqueeze(2), weight, rows.mT).mT
+    else:
+        out = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return out.view(*inputs.shape[:3], -1)

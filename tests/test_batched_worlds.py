@@ -295,6 +295,27 @@ def test_sizes_that_the_package_lacks_are_added_by_its_rule():
     assert made(lbf, 1, id="2s-20x20-3p-5f").spec.obs_dim == 24
 
 
+def foods_and_players(name):
+    """Levels of all foods, and of all players together, at the start of each of some episodes."""
+    obs = np.concatenate([made(lbf, 8, id=name).reset(range(first, first + 8)).obs[:, 0] for first in range(0, 160, 8)])
+    foods, players = obs[:, :9].reshape(-1, 3, 3)[..., 2], obs[:, 9:18].reshape(-1, 3, 3)[..., 2]
+    return foods, players.sum(1, keepdims=True)
+
+
+def test_version_2_of_foraging_leaves_out_the_strongest_food():
+    """lb-foraging, pull request 21: levels are drawn from 1 to the players' sum, which older versions never drew."""
+    (foods, most), (older, older_most) = foods_and_players("10x10-3p-3f"), foods_and_players("10x10-3p-3f-v2")
+    np.testing.assert_array_equal(most, older_most)
+    assert (foods <= most).all() and (foods == most).mean() > 0.15
+    assert (older >= 1).all() and (older < most).all() and (older == most - 1).any()
+
+
+def test_foraging_that_needs_all_is_one_world_in_both_versions():
+    for seed in range(5):
+        three, two = (made(lbf, 1, id=f"8x8-2p-2f-coop{version}").reset([seed]).obs for version in ("-v3", "-v2"))
+        np.testing.assert_array_equal(three, two)
+
+
 def test_a_warehouse_never_ends_by_itself():
     env = made(rware, 1, horizon=7)
     env.reset([0])
@@ -308,6 +329,7 @@ def test_a_warehouse_never_ends_by_itself():
     [
         (lbf, "8x9-2p-2f", "allowed are"),
         (lbf, "8x8-2p", "allowed are"),
+        (lbf, "8x8-2p-2f-v1", "allowed are"),
         (rware, "tiny-2gg", r"did you mean tiny-2ag\?"),
     ],
 )

@@ -102,7 +102,7 @@ def load(
         Mistake: no such run, or settings that cannot be, or cannot be here.
     """
     registries = Registries(algorithms, environments)
-    config = find(saved, logdir)
+    config = find("run", saved, logdir)
     settings = settings_from(request(arguments).pairs, registries, read(config))
     settings = replace(settings, name=config.parent.name, logdir=str(config.parent.parent))
     check(settings)

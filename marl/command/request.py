@@ -72,10 +72,7 @@ def one(arguments: Sequence[str], registries: Registries) -> Settings:
 
 
 def _saved(key: str, about: Mapping[str, str]) -> Path:
-    try:
-        return find(about[key], about.get("logdir", Settings.logdir))
-    except Mistake as mistake:
-        raise Mistake(f"{key}={mistake}") from mistake
+    return find(key, about[key], about.get("logdir", Settings.logdir))
 
 
 def resumed(asked: Request, registries: Registries) -> Settings:

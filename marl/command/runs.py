@@ -73,11 +73,11 @@ def _fresh_folder(settings: Settings) -> Path:
             folder = first.with_name(f"{first.name}-{number}")
 
 
-def find(run: str, logdir: str) -> Path:
+def find(key: str, run: str, logdir: str) -> Path:
     """The saved configuration of a run given by its folder, its name in ``logdir``, or that file itself.
 
     Raises:
-        Mistake: there is none.
+        Mistake: there is none; it was asked for as ``key``.
     """
     for path in (Path(run).expanduser(), Path(logdir) / run):
         if path.is_file():
@@ -86,7 +86,7 @@ def find(run: str, logdir: str) -> Path:
             return path / CONFIG
     names = [path.parent.name for path in sorted(Path(logdir).glob(f"*/{CONFIG}"))]
     listed = f"allowed are a run's folder or {CONFIG}, or a name in {logdir}"
-    raise Mistake(f"{run}: no saved run; {listed}{suggestion(run, names)}")
+    raise Mistake(f"{key}={run}: no saved run; {listed}{suggestion(run, names)}")
 
 
 def read(config: Path) -> dict[str, Any]:

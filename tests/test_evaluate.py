@@ -1,0 +1,94 @@
+"""Risk: what `marl.evaluate` says of a saved policy is not what that policy does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+import algos
+import envs
+from marl import build, evaluate
+from marl.command import cli
+from marl.run import Run
+
+TRAIN = [
+    "algo=vdn", "env=matrix", "env.game=climbing", "steps=64", "algo.hidden=8", "rollout.workers=1",
+    "rollout.backend=inline", "rollout.envs_per_worker=8", "learner.batch=8", "learner.burn_in=8",
+    "eval.every_steps=64", "eval.episodes=2", "log.terminal=false", "checkpoint.every_steps=64",
+]  # fmt: skip
+RANDOM = (11 - 30 - 30 + 7 + 6 + 0 + 0 + 0 + 5) / 9
+"""What a choice at random pays in climbing."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run of some updates, with its checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    (settings,) = cli.parse([*TRAIN, "name=short", f"logdir={folder}"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    run = Run(
+        settings, build.learner(settings, build.spec(settings), build.device(settings)), cli.open_folder(settings)
+    )
+    try:
+        run.play()
+    finally:
+        run.close()
+    return folder / "short"
+
+
+def told(saved, *arguments):
+    """What is written of an evaluation."""
+    before = set(saved.glob("evaluations/*.json"))
+    assert evaluate.evaluate([f"run={saved}", *arguments]) == 0
+    (new,) = set(saved.glob("evaluations/*.json")) - before
+    return json.loads(new.read_text())
+
+
+def test_greedy_play_is_the_same_each_time_and_for_any_number_of_workers(saved, capsys):
+    once = told(saved, "episodes=20")
+    assert once["return"] == told(saved, "episodes=20")["return"] == told(saved, "episodes=20", "workers=2")["return"]
+    assert once["return"]["low"] == once["return"]["high"], "one state, one greedy choice"
+    assert once["step"] == 64 and once["request"]["episodes"] == 20
+    assert "return" in capsys.readouterr().out
+
+
+def test_epsilon_replaces_choices_by_random_ones(saved):
+    mixed, noisy = (told(saved, "episodes=2000", f"epsilon={share}")["return"] for share in (0.5, 1))
+    assert noisy["low"] < RANDOM < noisy["high"]
+    assert mixed["low"] < mixed["value"] < mixed["high"] and mixed["value"] != noisy["value"]
+    others = told(saved, "episodes=2000", "epsilon=1", "seed=7")["return"]
+    assert others["value"] != noisy["value"], "other seeds draw other choices"
+
+
+def test_an_attacker_of_choice_plays_along(saved):
+    attacked = told(saved, "episodes=200", "attack=random_actions", "attack.probability=1")
+    assert attacked["request"]["attack"]["probability"] == 1
+    assert attacked["return"]["low"] < attacked["return"]["high"], "choices are not the policy's own any more"
+
+
+def test_help_tells_every_setting(capsys):
+    assert evaluate.evaluate(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {entry.name}=" in text for entry in dataclasses.fields(evaluate.Request))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], "run: no run is chosen"),
+        (["run=nowhere_at_all"], "run=nowhere_at_all: no saved run; allowed are"),
+        (["run={saved}", "episodes=0"], "episodes=0: allowed are 1 and more"),
+        (["run={saved}", "workers=0"], "workers=0: allowed are 1 and more"),
+        (["run={saved}", "epsilon=1.5"], "epsilon=1.5: allowed are 0 to 1"),
+        (["run={saved}", "epsilom=0.5"], "epsilon"),
+        (["run={saved}", "attack=random_action"], "random_actions"),
+        (["run={saved}", "attack.budget=3"], "no attacker is chosen"),
+        (["run={saved}", "attack=random_actions", "attack.budget=-3"], "attack.budget=-3: allowed are"),
+        (["{saved}"], "allowed is key=value"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_line(saved, arguments, wanted, capsys):
+    assert evaluate.evaluate([argument.format(saved=saved) for argument in arguments]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and wanted in line and line.count("\n") == 1
