@@ -1,0 +1,223 @@
+"""QMIX on simple_spread beside QMIX in JAX, in turn on one core: `python -m scripts.yardstick [rounds]`.
+
+The yardstick has the structure of JaxMARL's own QMIX and its settings for the particle worlds: its world and its
+`CTRolloutManager`, 8 copies for 26 steps, then one update of 32 such stretches from a ring of 5,000, a scanned flax GRU
+of 64 units, and all of that in one compiled loop. Compiling is not counted. Ours is `marl.bench`'s training run: the
+whole program, log and replay included, with the same number of episodes for an update.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+os.environ |= {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before JAX counts cores: two threads on one cost it a sixth
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxmarl
+import optax
+from jaxmarl.wrappers.baselines import CTRolloutManager
+from rich.console import Console
+from rich.table import Table
+
+import algos
+import envs
+from marl import bench
+from marl.command import cli
+
+COPIES, STEPS, BATCH, RING, HIDDEN, EMBED, HYPER = 8, 26, 32, 5_000, 64, 32, 128
+GAMMA, EPSILON, COPY_EVERY = 0.9, 0.05, 200
+TIMED, OUR_STEPS = 400, 200_000
+OURS = [
+    "env=jaxmarl", "algo=qmix", "learner.batch=32", "learner.burn_in=64", "learner.updates_per_episode=0.125",
+    "rollout.envs_per_worker=128", "rollout.backend=inline", "rollout.workers=1",
+]  # fmt: skip
+
+
+class Agent(nn.Module):
+    """Dense, ReLU, GRU, dense; memories are emptied where an episode begins."""
+
+    actions: int
+
+    @nn.compact
+    def __call__(self, memory: jax.Array, obs: jax.Array, begins: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(R, H), (T, R, O), (T, R) -> (R, H), (T, R, A)."""
+        features = nn.relu(nn.Dense(HIDDEN)(obs))
+
+        def step(cell: nn.GRUCell, carry: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            new, out = cell(jnp.where(now[1][:, None], 0.0, carry), now[0])
+            return new, out
+
+        scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+        memory, features = scan(nn.GRUCell(HIDDEN), memory, (features, begins))
+        return memory, nn.Dense(self.actions)(features)
+
+
+class Mixer(nn.Module):
+    """QMIX's, with hypernetworks of two layers."""
+
+    @nn.compact
+    def __call__(self, chosen: jax.Array, state: jax.Array) -> jax.Array:
+        """(T, B, N), (T, B, S) -> (T, B)."""
+
+        def hyper(out: int) -> jax.Array:
+            return nn.Dense(out)(nn.relu(nn.Dense(HYPER)(state)))
+
+        first = jnp.abs(hyper(chosen.shape[-1] * EMBED)).reshape(*chosen.shape, EMBED)
+        hidden = nn.elu(jnp.einsum("tbn,tbne->tbe", chosen, first) + nn.Dense(EMBED)(state))
+        value = nn.Dense(1)(nn.relu(nn.Dense(EMBED)(state)))[..., 0]
+        return (hidden * jnp.abs(hyper(EMBED))).sum(-1) + value
+
+
+class Stretch(NamedTuple):
+    """What one copy met in 26 steps; (T, C, ..) while it is played, (RING, T, ..) as it is kept."""
+
+    obs: jax.Array
+    state: jax.Array
+    begins: jax.Array
+    actions: jax.Array
+    reward: jax.Array
+    done: jax.Array
+
+
+class Carry(NamedTuple):
+    params: Any
+    slow: Any
+    optimiser: Any
+    ring: Stretch
+    world: Any
+    obs: Any
+    begins: jax.Array
+    memory: jax.Array
+    update: jax.Array
+    key: jax.Array
+
+
+class Yardstick:
+    """The compiled loop and where it stands."""
+
+    def __init__(self) -> None:
+        self.env = CTRolloutManager(jaxmarl.make("MPE_simple_spread_v3"), batch_size=COPIES)
+        self.names = self.env.agents
+        self.agent, self.mixer = Agent(self.env.max_action_space), Mixer()
+        self.adam = optax.chain(optax.clip_by_global_norm(25.0), optax.adam(5e-3))
+        self.run = jax.jit(self._run, static_argnums=1, donate_argnums=0)
+        key = jax.random.PRNGKey(0)
+        obs, world = self.env.batch_reset(key)
+        memory = jnp.zeros((COPIES * len(self.names), HIDDEN))
+        rows = self._rows(obs)
+        params = {
+            "agent": self.agent.init(key, memory, rows[None], jnp.zeros((1, len(rows)), bool)),
+            "mixer": self.mixer.init(key, jnp.zeros((1, 1, len(self.names))), obs["__all__"][None, :1]),
+        }
+        begins = jnp.ones(COPIES, bool)
+        sizes = jax.eval_shape(lambda: self._play(params, obs, world, begins, memory, key)[-1])
+        ring = jax.tree.map(lambda x: jnp.zeros((RING, x.shape[0], *x.shape[2:]), x.dtype), sizes)
+        slow = jax.tree.map(jnp.copy, params)
+        self.carry = Carry(
+            params, slow, self.adam.init(params), ring, world, obs, begins, memory, jnp.zeros((), int), key
+        )
+
+    def _rows(self, obs: Any) -> jax.Array:
+        """(C N, O), agent by agent."""
+        return jnp.concatenate([obs[name] for name in self.names])
+
+    def _of_all(self, copies: jax.Array) -> jax.Array:
+        """What is known of copies (.., C), for each of their agents (.., N C)."""
+        return jnp.concatenate([copies] * len(self.names), -1)
+
+    def _play(self, params: Any, obs: Any, world: Any, begins: Any, memory: Any, key: Any) -> Any:
+        def step(carry: Any, key: jax.Array) -> Any:
+            obs, world, begins, memory = carry
+            rows, (chance, choice, move) = self._rows(obs), jax.random.split(key, 3)
+            memory, values = self.agent.apply(params["agent"], memory, rows[None], self._of_all(begins)[None])
+            anything = jax.random.randint(choice, (len(rows),), 0, values.shape[-1])
+            explores = jax.random.uniform(chance, (len(rows),)) < EPSILON
+            actions = jnp.where(explores, anything, values[0].argmax(-1)).reshape(len(self.names), COPIES)
+            told = self.env.batch_step(move, world, dict(zip(self.names, actions, strict=True)))
+            now, world, rewards, dones, _ = told
+            seen = jnp.stack([obs[name] for name in self.names], 1)
+            done = dones["__all__"]
+            met = Stretch(seen, obs["__all__"], begins, actions.T, rewards["__all__"], done)
+            return (now, world, done, memory), met
+
+        return jax.lax.scan(step, (obs, world, begins, memory), jax.random.split(key, STEPS))
+
+    def _values(self, params: Any, batch: Stretch) -> jax.Array:
+        """(T, B, N, A) of stretches, steps first."""
+        steps, size, agents, width = batch.obs.shape
+        rows = batch.obs.reshape(steps, size * agents, width)
+        begins = jnp.repeat(batch.begins, agents, -1)
+        _, values = self.agent.apply(params["agent"], jnp.zeros((size * agents, HIDDEN)), rows, begins)
+        return values.reshape(steps, size, agents, -1)
+
+    def _loss(self, params: Any, slow: Any, batch: Stretch) -> jax.Array:
+        values = self._values(params, batch)
+        chosen = jnp.take_along_axis(values, batch.actions[..., None], -1)[..., 0]
+        later = jnp.take_along_axis(self._values(slow, batch), values.argmax(-1)[..., None], -1)[..., 0]
+        joint = self.mixer.apply(params["mixer"], chosen, batch.state)
+        following = self.mixer.apply(slow["mixer"], later, batch.state)[1:]
+        target = batch.reward[:-1] + GAMMA * (1 - batch.done[:-1]) * following
+        return jnp.square(joint[:-1] - jax.lax.stop_gradient(target)).mean()
+
+    def _round(self, carry: Carry, _: None) -> tuple[Carry, jax.Array]:
+        """One stretch of all copies, one update."""
+        key, play, draw = jax.random.split(carry.key, 3)
+        standing, met = self._play(carry.params, carry.obs, carry.world, carry.begins, carry.memory, play)
+        place = carry.update * COPIES % RING
+        ring = jax.tree.map(
+            lambda kept, new: jax.lax.dynamic_update_slice_in_dim(kept, new.swapaxes(0, 1), place, 0), carry.ring, met
+        )
+        filled = jnp.minimum((carry.update + 1) * COPIES, RING)
+        index = jax.random.randint(draw, (BATCH,), 0, filled)
+        batch = jax.tree.map(lambda kept: kept[index].swapaxes(0, 1), ring)
+        loss, slopes = jax.value_and_grad(self._loss)(carry.params, carry.slow, batch)
+        changes, optimiser = self.adam.update(slopes, carry.optimiser)
+        params = optax.apply_updates(carry.params, changes)
+        copies = carry.update % COPY_EVERY == 0
+        slow = jax.tree.map(lambda new, old: jnp.where(copies, new, old), params, carry.slow)
+        obs, world, begins, memory = standing
+        update = carry.update + 1
+        return Carry(params, slow, optimiser, ring, world, obs, begins, memory, update, key), loss
+
+    def _run(self, carry: Carry, rounds: int) -> tuple[Carry, jax.Array]:
+        return jax.lax.scan(self._round, carry, None, rounds)
+
+    def rates(self, rounds: int) -> tuple[float, float]:
+        """Environment steps and updates per CPU second."""
+        began = time.process_time()
+        self.carry, losses = self.run(self.carry, rounds)
+        losses.block_until_ready()
+        spent = time.process_time() - began
+        return rounds * COPIES * STEPS / spent, rounds / spent
+
+
+def ours() -> tuple[float, float]:
+    """The same of this program's training run, in a process of its own."""
+    (settings,) = cli.parse(OURS, algos.ALGORITHMS, envs.ENVIRONMENTS)
+    run = bench.trained(settings, OUR_STEPS)
+    return run.per_cpu_second, run.updates_per_cpu_second
+
+
+def main(rounds: int) -> None:
+    yardstick = Yardstick()
+    measure = partial(yardstick.rates, TIMED)
+    for _ in range(2):  # compiles, and again for what the first call gives back
+        measure()
+    table = Table("round", "JAX: steps", "updates", "ours: steps", "updates", "steps, ratio", box=None)
+    table.title = "QMIX on simple_spread, per CPU second of one core"
+    for number in range(1, rounds + 1):
+        (steps, updates), (own_steps, own_updates) = measure(), ours()
+        cells = (f"{steps:,.0f}", f"{updates:.1f}", f"{own_steps:,.0f}", f"{own_updates:.1f}")
+        table.add_row(str(number), *cells, f"{own_steps / steps:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
