@@ -80,3 +80,16 @@ def test_meeting_is_learned(name: str, tmp_path: Path) -> None:
         shared += ["learner.batch=32", "learner.burn_in=64", "learner.updates_per_episode=0.25"]
     run = learn(tmp_path, *MEMBERS[name], *shared)
     assert final(run.folder, "eval/success") >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "qatten", "qplex", "cw_qmix", "ow_qmix", "s2q"])
+def test_landmarks_are_covered_better_than_at_random(name: str, tmp_path: Path) -> None:
+    """simple_spread: random play scores -83, these -57 to -72 by 100k steps. QTRAN and PQN need longer: docs/qtran.md."""
+    pytest.importorskip("jaxmarl")
+    algorithm = {**MEMBERS, "s2q": ["algo=s2q", "algo.floor=200"]}.get(name, [f"algo={name}"])
+    world = ["env=jaxmarl", "env.id=MPE_simple_spread_v3", "rollout.time_limits=terminal"]
+    recipe = ["recipe=tuned", "algo.gamma=0.9", "algo.optimizer.lr=2e-3", "rollout.epsilon_steps=50000"]
+    length = ["steps=100000", "eval.every_steps=100000", "eval.episodes=64"]
+    run = learn(tmp_path, *world, *algorithm, *recipe, *length)
+    assert final(run.folder, "eval/return") > -77
