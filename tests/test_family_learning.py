@@ -85,7 +85,7 @@ def test_meeting_is_learned(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "qatten", "qplex", "cw_qmix", "ow_qmix", "s2q"])
 def test_landmarks_are_covered_better_than_at_random(name: str, tmp_path: Path) -> None:
-    """simple_spread: random play scores -83, these -57 to -72 by 100k steps. QTRAN and PQN need longer: docs/qtran.md."""
+    """simple_spread: random play scores -83, these -60 to -72 after 100k steps; QTRAN needs longer (docs/qtran.md)."""
     pytest.importorskip("jaxmarl")
     algorithm = {**MEMBERS, "s2q": ["algo=s2q", "algo.floor=200"]}.get(name, [f"algo={name}"])
     world = ["env=jaxmarl", "env.id=MPE_simple_spread_v3", "rollout.time_limits=terminal"]

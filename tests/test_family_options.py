@@ -168,7 +168,7 @@ def test_one_switch_tunes_every_algorithm(name: str) -> None:
     assert (config.layer_norm, config.rewards, config.returns) == (vdn.layer_norm, vdn.rewards, vdn.returns)
     assert (config.td_lambda, config.optimizer.lr) == (vdn.td_lambda, vdn.optimizer.lr)
     assert config.name == paper.name
-    common = {entry.name for entry in fields(FactoredConfig)}
+    common = {entry.name for entry in fields(FactoredConfig)} | {"central_embed"}
     assert {k: v for k, v in vars(config).items() if k not in common} == {
         k: v for k, v in vars(paper).items() if k not in common
     }
@@ -177,6 +177,9 @@ def test_one_switch_tunes_every_algorithm(name: str) -> None:
 def test_what_an_algorithm_does_otherwise_stands_in_a_file_of_its_own() -> None:
     tuned = settings("algo=pqn_vdn", "recipe=tuned")
     assert (tuned.algo.optimizer.name, tuned.algo.target_tau, tuned.replay.capacity) == ("radam", 0.0, 128)
+    for algorithm in ("algo=wqmix", "algo=s2q"):
+        recipes = ([], ["recipe=pymarl2"], ["recipe=tuned"])
+        assert [settings(algorithm, *recipe).algo.central_embed for recipe in recipes] == [256, 256, 64]
     assert settings("algo=wqmix", "recipe=pymarl").algo.central_weight == 1.0
     assert settings("algo=wqmix").algo.central_weight == 0.5
     assert settings("algo=qtran", "recipe=pymarl2").algo.td_weight == 1.0

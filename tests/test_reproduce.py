@@ -222,6 +222,12 @@ def test_max_is_the_best_evaluation_of_the_mean_not_the_mean_of_the_best() -> No
     assert compare.standing(runs, Header(summary="max")).value == 5.0
 
 
+def test_untrained_networks_are_no_best_evaluation() -> None:
+    """A lucky draw of weights may play a matrix game well before anything is learned."""
+    runs = [run_of(0, 275, 4, 6), run_of(1, 275, 6, 3)]
+    assert compare.standing(runs, Header(summary="max")).value == 5.0
+
+
 def test_iqm_drops_the_outer_quarters() -> None:
     pytest.importorskip("rliable")
     runs = [run_of(seed, value) for seed, value in enumerate([0.0, 4.0, 6.0, 1000.0])]

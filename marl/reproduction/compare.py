@@ -19,7 +19,7 @@ def standing(runs: Sequence[Recorded], header: Header) -> Estimate:
 
     ``last``: each run's mean of its last evaluations, then centre and 95 % interval over runs. ``max``: the evaluation
     at which the mean over runs is highest, with the interval there (EPyMARL, Papoudakis et al. 2021, section 4), which
-    flatters all who use it alike.
+    flatters all who use it alike; that of untrained networks, at step 0, is none of them.
 
     Raises:
         Mistake: a run did not log the metric.
@@ -32,7 +32,8 @@ def standing(runs: Sequence[Recorded], header: Header) -> Estimate:
     if header.summary == "last":
         return centre(np.array([curve.values[-header.window :].mean() for curve in series]))
     steps = common_steps(series)
-    values = np.stack([held(curve, steps) for curve in series])
+    learned = steps[steps > 0]
+    values = np.stack([held(curve, learned) for curve in series])
     return centre(values[:, int(values.mean(0).argmax())])
 
 
