@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,14 @@ def test_what_cannot_be_compared_is_refused_in_one_line(arguments, told, capsys)
     assert costs.main(arguments) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and told in line and line.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_yardstick_takes_turns_with_us():
+    pytest.importorskip("jaxmarl")
+    done = subprocess.run([sys.executable, "-m", "scripts.yardstick", "1"], capture_output=True, text=True, check=True)
+    (row,) = re.findall(r"^ *1 +([\d,]+) +([\d.]+) +([\d,]+) +([\d.]+) +([\d.]+) *$", done.stdout, re.MULTILINE)
+    steps, updates, own_steps, own_updates, ratio = (float(cell.replace(",", "")) for cell in row)
+    assert steps / updates == pytest.approx(8 * 26, rel=0.01), "one update for 8 copies and 26 steps"
+    assert own_steps / own_updates == pytest.approx(8 * 26, rel=0.05), "and for as many episodes of ours"
+    assert ratio == pytest.approx(own_steps / steps, abs=0.01)
