@@ -13,7 +13,7 @@ from marl.command.runs import read
 from marl.config import Mistake, suggestion
 from marl.reporting.statistics import Estimate
 from marl.reproduction.compare import below_random, fresh, standing, versus
-from marl.reproduction.results import Recorded, differing, random_of, recorded, wanted
+from marl.reproduction.results import Recorded, but_for_seed, differing, random_of, recorded, wanted
 from marl.reproduction.tables import Figure, Header, Row, Table, load, names
 
 MARKER = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -44,7 +44,9 @@ def measured(root: Path, row: Row, header: Header, registries: Registries) -> Me
         asked = wanted(row, registries)
     except Mistake as mistake:
         return Measured(row, runs, str(mistake), random, row.steps)
-    differences = [", ".join(differing(run, asked, registries)) for run in runs]
+    texts = [but_for_seed(run.config) for run in runs]
+    told = {text: ", ".join(differing(run, asked, registries)) for text, run in dict(zip(texts, runs)).items()}
+    differences = [told[text] for text in texts]
     first = min(differences, key=len)
     kept = [run for run, found in zip(runs, differences) if found == first]
     return Measured(row, kept, first, random, int(read(kept[0].config)["steps"]))

@@ -90,6 +90,11 @@ def differing(found: Recorded, asked: Settings, registries: Registries) -> list[
     return [f"{key}={before.get(key)}" for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
 
 
+def but_for_seed(config: Path) -> str:
+    """The text of a kept configuration without the line that seeds of one row differ in."""
+    return "".join(line for line in config.read_text().splitlines(keepends=True) if not line.startswith("seed:"))
+
+
 # files
 
 
