@@ -9,9 +9,9 @@ players together, unless all food was (`coop`); in version 3 it can be (lb-forag
 three players a fourth needs all three then; of version 2's, one in forty.
 
 The team's reward is the sum over agents: each food pays its share of all levels, so that a full harvest pays 1, also
-in the EPyMARL benchmark, whose state (all observations in a row) and time limit of 50 steps these are too. The package
-does not tell time from an empty field: here the episode is terminal, and `won`, when all food is gone, and cut at
-`horizon`.
+in the EPyMARL benchmark, whose state (all observations in a row) this is too. The time limit of 50 steps is the
+package's; the commands that EPyMARL gives as examples set 25. The package does not tell time from an empty field: here
+the episode is terminal, and `won`, when all food is gone, and cut at `horizon`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ ALLOWED = (
 @dataclass
 class Config:
     name: str = "lbf"
-    id: str = (
-        "8x8-2p-2f-coop"  # [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2]: 2s: sight of two cells; coop: all load together
-    )
+    id: str = "8x8-2p-2f-coop"  # [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2]; 2s: sight of 2 cells; coop: all must load
     kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of the package's ForagingEnv
     horizon: int = 50  # steps
 
