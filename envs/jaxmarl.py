@@ -19,8 +19,9 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from envs.jax_suite.asked import Config
 from envs.jax_suite.copies import Copies
-from envs.jax_suite.tasks import Config, task
+from envs.jax_suite.tasks import task
 from marl.env import BatchedEnv, EnvUnavailable
 
 __all__ = ["Config", "make", "probe"]

@@ -19,7 +19,7 @@ from rich.table import Table
 
 import algos
 import envs
-from marl import bench, build
+from marl import build, rates
 from marl.command import cli
 from marl.config import Mistake, Settings
 from marl.learner import Learner
@@ -34,7 +34,7 @@ def episodes(settings: Settings) -> list[Record]:
     copies, records = settings.rollout.envs_per_worker, list[Record]()
     worker = build.MakeWorker(settings, copies)()
     try:
-        play = bench.rollouts(worker, records)
+        play = rates.rollouts(worker, records)
         while len(records) < settings.learner.batch:
             play(len(records) // copies)
     finally:
@@ -47,7 +47,7 @@ def in_turn(learners: Sequence[Learner], turns: int) -> list[list[float]]:
     spent: list[list[float]] = [[] for _ in learners]
     for turn in range(WARMUP + turns):
         for learner, own in zip(learners, spent, strict=True):
-            cost = bench.milliseconds(learner, 1)
+            cost = rates.milliseconds(learner, 1)
             if turn >= WARMUP:
                 own.append(cost)
     return spent

@@ -28,7 +28,7 @@ from rich.table import Table
 
 import algos
 import envs
-from marl import bench
+from marl import rates
 from marl.command import cli
 
 COPIES, STEPS, BATCH, RING, HIDDEN, EMBED, HYPER = 8, 26, 32, 5_000, 64, 32, 128
@@ -201,7 +201,7 @@ class Yardstick:
 def ours() -> tuple[float, float]:
     """The same of this program's training run, in a process of its own."""
     (settings,) = cli.parse(OURS, algos.ALGORITHMS, envs.ENVIRONMENTS)
-    run = bench.trained(settings, OUR_STEPS)
+    run = rates.trained(settings, OUR_STEPS)
     return run.per_cpu_second, run.updates_per_cpu_second
 
 

@@ -17,7 +17,7 @@ LEVELS = [
     {"marl.learner", "marl.reporting.tally", "marl.crews", "marl.fleet"},
     {"marl.schedule", "marl.command", "marl.reproduction"},
     {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.costs", "marl.plot", "marl.reproduce"}
-    | {"marl.reproduction.chance"},
+    | {"marl.rates", "marl.reproduction.chance"},
 ]
 """A package stands for all its files but those that are named."""
 COMMANDS = LEVELS[-1]

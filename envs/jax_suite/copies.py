@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from envs.jax_suite import machine
-from envs.jax_suite.tasks import Task
+from envs.jax_suite.asked import Task
 from marl.env import BatchedEnv, Moments
 from marl.types import Array, EnvSpec
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.jax_suite.tasks import BATTLE, KITCHEN, Task
+from envs.jax_suite.asked import Task
+from envs.jax_suite.battle import BATTLE
+from envs.jax_suite.kitchen import KITCHEN
 from envs.painting import PAPER, Colour, board, plane
 from marl.types import Array
 

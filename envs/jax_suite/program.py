@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from envs.jax_suite.asked import Task
+from envs.jax_suite.battle import BATTLE
+from envs.jax_suite.kitchen import DELIVERY, KITCHEN
 from envs.jax_suite.machine import imported
-from envs.jax_suite.tasks import BATTLE, DELIVERY, KITCHEN, Task
 from marl.env import EnvUnavailable, Moments
 
 

@@ -1,0 +1,73 @@
+"""What is asked of JaxMARL's suite, checked, and what a task of it is. All of it is known without JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from envs import refusal
+from marl.types import EnvSpec
+
+
+@dataclass
+class Config:
+    name: str = "jaxmarl"
+    id: str = "MPE_simple_spread_v3"  # MPE_simple_speaker_listener_v4 | MPE_simple_reference_v3 | SMAX | overcooked
+    scenario: str | None = None  # SMAX: 3m, 2s3z, smacv2_5_units, ..; overcooked: the layout; null: the first of them
+    kwargs: dict[str, Any] = field(default_factory=dict)  # options of the suite's environment, docs/worlds.md
+    horizon: int | None = None  # steps of an episode; null: as many as the suite plays, 26, 101 or 400
+    reward: str = "team"  # team: the suite's own team reward, docs/worlds.md | mean over the agents
+    state: str = "auto"  # auto: the suite's own, SMAX's world state | observations of all agents in a row
+    shaping: float = 0.0  # overcooked: weight of the suite's shaped reward; 0: soups alone
+    device: str = "cpu"  # cpu | gpu: where JAX steps the copies
+
+
+class Task(NamedTuple):
+    """A task of the suite."""
+
+    config: Config
+    scenario: str | None
+    spec: EnvSpec
+    widths: tuple[int, ...]
+    """Length of each agent's flat observation."""
+    choices: tuple[int, ...]
+    """Actions of each agent."""
+
+
+def chosen(config: Config, known: Mapping[str, tuple[int, int]]) -> str:
+    """The scenario that is asked for, or the first one.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if config.scenario is None:
+        return next(iter(known))
+    if config.scenario not in known:
+        raise refusal("env.scenario", config.scenario, known)
+    return config.scenario
+
+
+def check_options(config: Config, *names: str) -> None:
+    """Only options of these names.
+
+    Raises:
+        ValueError: another one is set.
+    """
+    for name, value in config.kwargs.items():
+        if name == "max_steps":
+            raise refusal("env.kwargs.max_steps", value, "env.horizon says how long an episode is")
+        if name not in names:
+            raise refusal("env.kwargs", name, names or f"{config.id} has no options")
+
+
+def count(config: Config, name: str, default: int) -> int:
+    """An option that counts something.
+
+    Raises:
+        ValueError: it is not a whole number above 0.
+    """
+    value = config.kwargs.get(name, default)
+    if not isinstance(value, int) or value < 1:
+        raise refusal(f"env.kwargs.{name}", value, "allowed are 1 and more")
+    return value

@@ -1,0 +1,85 @@
+"""SMAX, the suite's battles after StarCraft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from envs.jax_suite.asked import Config, Task, check_options, chosen
+from marl.types import Column, EnvSpec
+
+BATTLE = "SMAX"
+SCENARIOS: Mapping[str, tuple[int, int]] = {
+    "3m": (3, 3),
+    "8m": (8, 8),
+    "25m": (25, 25),
+    "2s3z": (5, 5),
+    "3s5z": (8, 8),
+    "5m_vs_6m": (5, 6),
+    "10m_vs_11m": (10, 11),
+    "27m_vs_30m": (27, 30),
+    "3s_vs_5z": (3, 5),
+    "6h_vs_8z": (6, 8),
+    "3s5z_vs_3s6z": (8, 9),
+    "smacv2_5_units": (5, 5),
+    "smacv2_10_units": (10, 10),
+    "smacv2_20_units": (20, 20),
+}
+"""Allies and enemies."""
+OPTIONS = (
+    "attack_mode",
+    "enemy_shoots",
+    "map_height",
+    "map_width",
+    "see_enemy_actions",
+    "time_per_step",
+    "walls_cause_death",
+    "won_battle_bonus",
+    "world_steps_per_env_step",
+)
+UNIT_TYPES = 6
+SEEN, OWN = 7 + UNIT_TYPES, 4 + UNIT_TYPES
+"""Features of another unit in an observation, and of a unit in the state or in its own observation."""
+STOP = 4
+
+
+def battle(config: Config) -> Task:
+    """Observation: the other units, allies first, then oneself. Actions: four moves, stop, one attack per enemy."""
+    check_options(config, *OPTIONS)
+    scenario = chosen(config, SCENARIOS)
+    allies, enemies = SCENARIOS[scenario]
+    units = allies + enemies
+    width = SEEN * (units - 1) + OWN
+    native = config.state == "auto"
+    block = tuple(tuple(range(SEEN * k, SEEN * (k + 1))) for k in range(allies - 1))
+    bonus = float(config.kwargs.get("won_battle_bonus", 1.0))
+    spec = EnvSpec(
+        name=f"{config.name}:{config.id}:{scenario}",
+        n_agents=allies,
+        n_actions=5 + enemies,
+        obs_dim=width,
+        state_dim=(OWN + 2) * units if native else width * allies,
+        horizon=config.horizon or 101,
+        agents=tuple(f"ally_{i}" for i in range(allies)),
+        state_groups=_unit_groups(allies, enemies) if native else {},
+        teammate_blocks=(block,) * allies,
+        noop=STOP,
+        reward_range=(min(0.0, bonus), 1.0 + max(0.0, bonus)),
+        columns={
+            "alive": Column((allies,), "bool", "views"),
+            "enemy_alive": Column((enemies,), "bool", "views"),
+            "won": Column((), "bool", "episode"),
+        },
+    )
+    return Task(config, scenario, spec, (width,) * allies, (5 + enemies,) * allies)
+
+
+def _unit_groups(allies: int, enemies: int) -> dict[str, tuple[int, ...]]:
+    """Of the world state: a row per unit, zero once it is dead, then the teams and the types of all units."""
+    units, groups = allies + enemies, {}
+    for side, rows in (("ally", range(allies)), ("enemy", range(allies, units))):
+        parts = {"health": range(1), "position": range(1, 3), "cooldown": range(3, 4), "type_bits": range(4, OWN)}
+        for name, part in parts.items():
+            groups[f"{side}_{name}"] = tuple(OWN * row + feature for row in rows for feature in part)
+        groups[f"{side}_team"] = tuple(OWN * units + row for row in rows)
+        groups[f"{side}_type"] = tuple((OWN + 1) * units + row for row in rows)
+    return groups
