@@ -107,5 +107,6 @@ def schedule(settings: Settings) -> Schedule:
         copies=rollout.envs_per_worker,
         eval_every=settings.eval.every_steps,
         eval_episodes=settings.eval.episodes,
+        eval_epsilon=settings.eval.epsilon,
         film_every=settings.log.video_every_steps,
     )

@@ -84,10 +84,11 @@ class Replay:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How often the greedy policy is measured."""
+    """How the policy is measured."""
 
     every_steps: int = count(10_000, least=0)  # environment steps; 0: never
     episodes: int = count(32)  # at each evaluation
+    epsilon: float = number(0.0, least=0, most=1)  # share of choices that are replaced by random ones; 0: greedy
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class Schedule:
     """Episodes per plan."""
     eval_every: int
     eval_episodes: int
+    eval_epsilon: float = 0.0
     film_every: int = 0
     asked: Asked = field(default_factory=Asked)
 
@@ -131,6 +132,7 @@ class Schedule:
             purpose=EVALUATE,
             first_episode=asked.eval_episodes,
             episodes=episodes,
+            epsilon=self.eval_epsilon,
             interventions=self.stages[self.stage(asked.eval_at)].interventions,
             film=film,
             asked_at=asked.eval_at,

@@ -69,6 +69,13 @@ def test_no_evaluation_if_never():
     assert schedule(eval_every=0).last(Clock()) == []
 
 
+def test_evaluation_explores_as_much_as_it_is_told_to():
+    for wanted in (0.0, 0.05):
+        plans = play(schedule(eval_epsilon=wanted), plans=30)
+        assert {plan.epsilon for plan in plans if plan.purpose != TRAIN} == {wanted}
+        assert len({plan.epsilon for plan in plans if plan.purpose == TRAIN}) > 1
+
+
 def test_the_last_evaluation_is_whole():
     subject = schedule()
     play(subject, plans=7)
