@@ -49,3 +49,19 @@ def test_the_yardstick_takes_turns_with_us():
     assert steps / updates == pytest.approx(8 * 26, rel=0.01), "one update for 8 copies and 26 steps"
     assert own_steps / own_updates == pytest.approx(8 * 26, rel=0.05), "and for as many episodes of ours"
     assert ratio == pytest.approx(own_steps / steps, abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_bench_sets_what_is_achieved_beside_what_is_possible():
+    command = [sys.executable, "-m", "marl.bench", "env=meet", "algo=vdn", "learner.batch=32", "learner.burn_in=32"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = {
+        name.strip(): figures.split()
+        for name, figures in re.findall(r"^ *(\S.*?)  +([\d,. ]+?) *$", told, re.MULTILINE)
+    }
+    raw, rollouts = rows["raw simulator, steps per CPU second"], rows["rollouts, steps per CPU second"]
+    assert len(raw) == 1 and len(rollouts) == 2
+    ratio = float(rollouts[0].replace(",", "")) / float(raw[0].replace(",", ""))
+    assert float(rollouts[1]) == pytest.approx(ratio, abs=0.01)
+    assert len(rows["training, steps per wall second"]) == 2
+    assert {"learner, ms per update", "backward", "optimiser", "moved per episode, bytes"} <= rows.keys()
