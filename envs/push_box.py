@@ -26,6 +26,8 @@ from marl.types import Array, Column, EnvSpec
 MOVES = np.asarray([[0, 0], [0, 1], [0, -1], [-1, 0], [1, 0]])
 STAY = 0
 PAIR = np.arange(2)
+PUSHES = ("pushes", "joint_pushes", "other_box_pushes")
+"""Steps of the episode in which anybody pushed; both the same box; anybody the box that was not the first pushed."""
 
 
 @dataclass
@@ -81,7 +83,7 @@ class PushBox(BatchedEnv):
             teammate_blocks=(((2, 3),), ((2, 3),)),
             noop=STAY,
             reward_range=(0.0, 1.0),
-            columns={"won": Column((), "bool", "episode"), "pushes": count, "joint_pushes": count},
+            columns={"won": Column((), "bool", "episode")} | dict.fromkeys(PUSHES, count),
         )
 
     def reset(self, seeds: Sequence[int]) -> Moments:
@@ -90,7 +92,7 @@ class PushBox(BatchedEnv):
             raise ValueError(f"{count} seeds for {self.size} copies")
         agents, boxes = starts(self._config.width)
         self._agents, self._boxes = np.repeat(agents[None], count, 0), np.repeat(boxes[None], count, 0)
-        self._time = np.zeros(count, np.int64)
+        self._time, self._first_box = np.zeros(count, np.int64), np.full(count, -1)
         self._moments = Moments.blank(spec, count)
         self._moments.avail[:] = True
         self._moments.obs[:, PAIR, 8 + PAIR] = 1.0
@@ -111,8 +113,7 @@ class PushBox(BatchedEnv):
         now.terminal[rows] = won
         now.truncated[rows] = ~won & (self._time[rows] == self.spec.horizon)
         now.columns["won"][rows] = won
-        now.columns["pushes"][rows] += (pushed >= 0).any(1)
-        now.columns["joint_pushes"][rows] += (pushed[:, 0] >= 0) & (pushed[:, 0] == pushed[:, 1])
+        self._count(rows, pushed)
         self._show(rows)
         return now
 
@@ -122,6 +123,14 @@ class PushBox(BatchedEnv):
         own = np.where(at_box.any(-1), at_box.argmax(-1), -1)
         behind = (agents + move == agents[:, ::-1]).all(-1) & (move == move[:, ::-1]).all(-1)
         return np.where(behind, own[:, ::-1], own)
+
+    def _count(self, rows: Array, pushed: Array) -> None:
+        columns, pushing = self._moments.columns, pushed >= 0
+        first = np.where(self._first_box[rows] < 0, pushed.max(1), self._first_box[rows])
+        self._first_box[rows] = first
+        columns["pushes"][rows] += pushing.any(1)
+        columns["joint_pushes"][rows] += pushing[:, 0] & (pushed[:, 0] == pushed[:, 1])
+        columns["other_box_pushes"][rows] += (pushing & (pushed != first[:, None])).any(1)
 
     def _shove(self, agents: Array, boxes: Array, move: Array, pushed: Array) -> Array:
         """Displace ``boxes`` (R, 2, 2) in place; (R, 2) cells that the box of each agent went the agent's way."""

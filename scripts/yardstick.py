@@ -40,6 +40,11 @@ OURS = [
 ]  # fmt: skip
 
 
+def rollouts(copies: int) -> CTRolloutManager:
+    """JaxMARL's world with one width of observations and a state, many copies of it."""
+    return CTRolloutManager(jaxmarl.make("MPE_simple_spread_v3"), batch_size=copies)
+
+
 class Agent(nn.Module):
     """Dense, ReLU, GRU, dense; memories are emptied where an episode begins."""
 
@@ -86,15 +91,21 @@ class Stretch(NamedTuple):
     done: jax.Array
 
 
+class Standing(NamedTuple):
+    """Where copies are between two stretches."""
+
+    obs: Any
+    world: Any
+    begins: jax.Array
+    memory: jax.Array
+
+
 class Carry(NamedTuple):
     params: Any
     slow: Any
     optimiser: Any
     ring: Stretch
-    world: Any
-    obs: Any
-    begins: jax.Array
-    memory: jax.Array
+    standing: Standing
     update: jax.Array
     key: jax.Array
 
@@ -102,27 +113,34 @@ class Carry(NamedTuple):
 class Yardstick:
     """The compiled loop and where it stands."""
 
-    def __init__(self) -> None:
-        self.env = CTRolloutManager(jaxmarl.make("MPE_simple_spread_v3"), batch_size=COPIES)
+    def __init__(self, seed: int = 0) -> None:
+        self.env = rollouts(COPIES)
         self.names = self.env.agents
         self.agent, self.mixer = Agent(self.env.max_action_space), Mixer()
         self.adam = optax.chain(optax.clip_by_global_norm(25.0), optax.adam(5e-3))
         self.run = jax.jit(self._run, static_argnums=1, donate_argnums=0)
-        key = jax.random.PRNGKey(0)
-        obs, world = self.env.batch_reset(key)
-        memory = jnp.zeros((COPIES * len(self.names), HIDDEN))
-        rows = self._rows(obs)
+        key = jax.random.PRNGKey(seed)
+        standing = self._start(self.env, key)
+        rows, state = self._rows(standing.obs), standing.obs["__all__"]
         params = {
-            "agent": self.agent.init(key, memory, rows[None], jnp.zeros((1, len(rows)), bool)),
-            "mixer": self.mixer.init(key, jnp.zeros((1, 1, len(self.names))), obs["__all__"][None, :1]),
+            "agent": self.agent.init(key, standing.memory, rows[None], jnp.zeros((1, len(rows)), bool)),
+            "mixer": self.mixer.init(key, jnp.zeros((1, 1, len(self.names))), state[None, :1]),
         }
-        begins = jnp.ones(COPIES, bool)
-        sizes = jax.eval_shape(lambda: self._play(params, obs, world, begins, memory, key)[-1])
+        sizes = jax.eval_shape(lambda: self._play(self.env, params, standing, key, EPSILON)[-1])
         ring = jax.tree.map(lambda x: jnp.zeros((RING, x.shape[0], *x.shape[2:]), x.dtype), sizes)
         slow = jax.tree.map(jnp.copy, params)
-        self.carry = Carry(
-            params, slow, self.adam.init(params), ring, world, obs, begins, memory, jnp.zeros((), int), key
-        )
+        self.carry = Carry(params, slow, self.adam.init(params), ring, standing, jnp.zeros((), int), key)
+
+    def _start(self, env: CTRolloutManager, key: jax.Array) -> Standing:
+        obs, world = env.batch_reset(key)
+        return Standing(obs, world, jnp.ones(env.batch_size, bool), jnp.zeros((len(self._rows(obs)), HIDDEN)))
+
+    def _paid(self, rewards: Any) -> jax.Array:
+        """What is learned of, (C,)."""
+        return rewards["__all__"]
+
+    def _epsilon(self, update: jax.Array) -> jax.Array | float:
+        return EPSILON
 
     def _rows(self, obs: Any) -> jax.Array:
         """(C N, O), agent by agent."""
@@ -132,22 +150,24 @@ class Yardstick:
         """What is known of copies (.., C), for each of their agents (.., N C)."""
         return jnp.concatenate([copies] * len(self.names), -1)
 
-    def _play(self, params: Any, obs: Any, world: Any, begins: Any, memory: Any, key: Any) -> Any:
-        def step(carry: Any, key: jax.Array) -> Any:
-            obs, world, begins, memory = carry
+    def _play(
+        self, env: CTRolloutManager, params: Any, standing: Standing, key: jax.Array, epsilon: jax.Array | float
+    ) -> tuple[Standing, Stretch]:
+        def step(standing: Standing, key: jax.Array) -> tuple[Standing, Stretch]:
+            obs, world, begins, memory = standing
             rows, (chance, choice, move) = self._rows(obs), jax.random.split(key, 3)
             memory, values = self.agent.apply(params["agent"], memory, rows[None], self._of_all(begins)[None])
             anything = jax.random.randint(choice, (len(rows),), 0, values.shape[-1])
-            explores = jax.random.uniform(chance, (len(rows),)) < EPSILON
-            actions = jnp.where(explores, anything, values[0].argmax(-1)).reshape(len(self.names), COPIES)
-            told = self.env.batch_step(move, world, dict(zip(self.names, actions, strict=True)))
+            explores = jax.random.uniform(chance, (len(rows),)) < epsilon
+            actions = jnp.where(explores, anything, values[0].argmax(-1)).reshape(len(self.names), -1)
+            told = env.batch_step(move, world, dict(zip(self.names, actions, strict=True)))
             now, world, rewards, dones, _ = told
             seen = jnp.stack([obs[name] for name in self.names], 1)
             done = dones["__all__"]
-            met = Stretch(seen, obs["__all__"], begins, actions.T, rewards["__all__"], done)
-            return (now, world, done, memory), met
+            met = Stretch(seen, obs["__all__"], begins, actions.T, self._paid(rewards), done)
+            return Standing(now, world, done, memory), met
 
-        return jax.lax.scan(step, (obs, world, begins, memory), jax.random.split(key, STEPS))
+        return jax.lax.scan(step, standing, jax.random.split(key, STEPS))
 
     def _values(self, params: Any, batch: Stretch) -> jax.Array:
         """(T, B, N, A) of stretches, steps first."""
@@ -169,7 +189,7 @@ class Yardstick:
     def _round(self, carry: Carry, _: None) -> tuple[Carry, jax.Array]:
         """One stretch of all copies, one update."""
         key, play, draw = jax.random.split(carry.key, 3)
-        standing, met = self._play(carry.params, carry.obs, carry.world, carry.begins, carry.memory, play)
+        standing, met = self._play(self.env, carry.params, carry.standing, play, self._epsilon(carry.update))
         place = carry.update * COPIES % RING
         ring = jax.tree.map(
             lambda kept, new: jax.lax.dynamic_update_slice_in_dim(kept, new.swapaxes(0, 1), place, 0), carry.ring, met
@@ -182,9 +202,7 @@ class Yardstick:
         params = optax.apply_updates(carry.params, changes)
         copies = carry.update % COPY_EVERY == 0
         slow = jax.tree.map(lambda new, old: jnp.where(copies, new, old), params, carry.slow)
-        obs, world, begins, memory = standing
-        update = carry.update + 1
-        return Carry(params, slow, optimiser, ring, world, obs, begins, memory, update, key), loss
+        return Carry(params, slow, optimiser, ring, standing, carry.update + 1, key), loss
 
     def _run(self, carry: Carry, rounds: int) -> tuple[Carry, jax.Array]:
         return jax.lax.scan(self._round, carry, None, rounds)

@@ -52,6 +52,17 @@ def test_the_yardstick_takes_turns_with_us():
 
 
 @pytest.mark.slow
+def test_iql_in_jax_learns_of_own_rewards_and_of_the_teams():
+    pytest.importorskip("jaxmarl")
+    command = [sys.executable, "-m", "scripts.own_rewards", "1", "60000"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (row,) = re.findall(r"^ *0 +(-[\d.]+) +(-[\d.]+) *$", told, re.MULTILINE)
+    own, team = map(float, row)
+    random = -83.0
+    assert own > random and own != team, (own, team)
+
+
+@pytest.mark.slow
 def test_the_bench_sets_what_is_achieved_beside_what_is_possible():
     command = [sys.executable, "-m", "marl.bench", "env=meet", "algo=vdn", "learner.batch=32", "learner.burn_in=32"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout

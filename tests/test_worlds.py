@@ -12,7 +12,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from envs import gymnasium as single
-from envs import matrix, meet, pettingzoo
+from envs import matrix, meet, pettingzoo, push_box
 from marl.env import EnvUnavailable
 
 
@@ -162,6 +162,65 @@ def test_meet_draws_place_guide_and_followers():
     assert picture.shape == (96, 96, 3) and picture.dtype == np.uint8
     colours = {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0)}
     assert {(120, 200, 120), (40, 80, 220), (240, 140, 30)} <= colours
+
+
+# push_box
+
+KEYS = {".": 0, "u": 1, "d": 2, "l": 3, "r": 4}
+
+
+def pushed(moves, **config):
+    """The last moments of an episode in which the agents move as said, and places (8,) in cells."""
+    config = push_box.Config(**config)
+    env = push_box.make(config, 1)
+    env.reset([0])
+    for both in moves.split():
+        now = env.step(np.asarray([[KEYS[key] for key in both]]), np.ones(1, np.bool_))
+    return now, np.rint(now.state[0] * (config.width - 1)).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "moves", "agents", "boxes"),
+    [
+        ({"width": 9}, "..", [4, 3, 4, 5], [3, 4, 5, 4]),
+        ({"width": 9}, "u.", [4, 4, 4, 5], [3, 4, 5, 4]),
+        ({"width": 9}, "ud", [4, 3, 4, 5], [3, 4, 5, 4]),  # both want the middle
+        ({"width": 9}, "u. .d", [4, 4, 4, 5], [3, 4, 5, 4]),  # one stands there
+        ({"width": 9}, "u. ud", [4, 4, 4, 5], [3, 4, 5, 4]),  # nobody changes places
+        ({"width": 9}, "u. l.", [3, 4, 4, 5], [2, 4, 5, 4]),  # a push, and who pushes follows
+        ({"width": 9}, "u. .l ld", [4, 4, 3, 5], [2, 3, 5, 4]),  # at a right angle; both want the cell that it left
+        ({"width": 9}, "ul .l .d lr", [4, 4, 2, 4], [3, 4, 5, 4]),  # against each other
+        ({"width": 15}, "u. l. ld .l ll", [3, 7, 4, 7], [2, 7, 10, 7]),  # two in a line: two cells
+        ({"width": 15}, "u. l. l. l.", [4, 7, 7, 8], [3, 7, 10, 7]),
+        ({"width": 15, "two_needed": True}, "u. l. l. l.", [5, 7, 7, 8], [4, 7, 10, 7]),  # alone nothing moves
+        ({"width": 15, "two_needed": True}, "u. l. ld ll ll", [3, 7, 4, 7], [2, 7, 10, 7]),
+    ],
+)
+def test_a_box_goes_where_the_pushes_on_it_add_up_to(config, moves, agents, boxes):
+    now, places = pushed(moves, **config)
+    assert places == agents + boxes
+    assert not now.terminal.any() and now.reward == 0
+
+
+def test_a_box_at_the_border_pays_and_ends_and_late_is_cut():
+    now, places = pushed("u. l. l. l.", width=9)
+    assert places[4:6] == [0, 4] and now.terminal.all() and now.reward == 1 and now.columns["won"].all()
+    now, _ = pushed("u. l. l.", width=9, horizon=3)
+    assert now.truncated.all() and not now.terminal.any() and now.reward == 0
+
+
+@pytest.mark.parametrize(
+    ("moves", "counts"),
+    [
+        ("u. .d", (0, 0, 0)),
+        ("u. l. l.", (2, 0, 0)),
+        ("u. l. r. r.", (2, 0, 1)),  # back, and the other box
+        ("u. .l ld", (1, 1, 0)),
+    ],
+)
+def test_pushes_are_counted_by_who_pushes_what(moves, counts):
+    now, _ = pushed(moves, width=9)
+    assert tuple(now.columns[name].item() for name in push_box.PUSHES) == counts
 
 
 # PettingZoo

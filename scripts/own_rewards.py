@@ -1,0 +1,82 @@
+"""IQL on simple_spread, of each agent's own reward and of the team's: `python -m scripts.own_rewards [seeds] [steps]`.
+
+JaxMARL pays each agent for its own collisions, and its IQL learns of that; here every algorithm learns of the sum over
+the team. The structure and the settings are JaxMARL's (`scripts/yardstick.py`), with TD(0.6) and exploration that fades
+over a tenth of the steps.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from scripts.yardstick import COPIES, EPSILON, GAMMA, STEPS, Standing, Stretch, Yardstick, rollouts
+
+SEEDS, TRAINED = 2, 2_050_000
+EVALUATIONS, LAST = 20, 5
+"""Greedy evaluations on the way, and those that are told."""
+TD_LAMBDA, EPISODES = 0.6, 128
+
+
+class Independent(Yardstick):
+    """IQL: no mixer, a target for each agent."""
+
+    def __init__(self, seed: int, own: bool, steps: int) -> None:
+        self.own, self.judge = own, rollouts(EPISODES)
+        self.updates = steps // (COPIES * STEPS)
+        super().__init__(seed)
+        self._judge = jax.jit(self._judged)
+
+    def _paid(self, rewards: Any) -> jax.Array:
+        """(C, N)"""
+        return jnp.stack([rewards[name if self.own else "__all__"] for name in self.names], -1)
+
+    def _epsilon(self, update: jax.Array) -> jax.Array:
+        return jnp.clip(1 - (1 - EPSILON) * update / (0.1 * self.updates), EPSILON, 1)
+
+    def _loss(self, params: Any, slow: Any, batch: Stretch) -> jax.Array:
+        values = self._values(params, batch)
+        chosen = jnp.take_along_axis(values, batch.actions[..., None], -1)[..., 0]
+        later = jnp.take_along_axis(self._values(slow, batch), values.argmax(-1)[..., None], -1)[..., 0]
+
+        def back(after: jax.Array, now: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            reward, discount, following = now
+            target = reward + discount * ((1 - TD_LAMBDA) * following + TD_LAMBDA * after)
+            return target, target
+
+        steps = (batch.reward[:-1], GAMMA * (1 - batch.done[:-1, :, None]), later[1:])
+        _, target = jax.lax.scan(back, later[-1], steps, reverse=True)
+        return jnp.square(chosen[:-1] - jax.lax.stop_gradient(target)).mean()
+
+    def _judged(self, params: Any, key: jax.Array) -> jax.Array:
+        """The team's return of greedy episodes, mean."""
+        standing: Standing = self._start(self.judge, key)
+        _, met = self._play(self.judge, params, standing, key, 0.0)
+        of_team = met.reward.sum(-1) if self.own else met.reward[..., 0]
+        return of_team.sum(0).mean()
+
+    def learn(self) -> list[float]:
+        """Greedy returns on the way."""
+        returns = []
+        for number in range(EVALUATIONS):
+            self.carry, _ = self.run(self.carry, self.updates // EVALUATIONS)
+            returns.append(float(self._judge(self.carry.params, jax.random.PRNGKey(number))))
+        return returns
+
+
+def main(seeds: int = SEEDS, steps: int = TRAINED) -> None:
+    table = Table("seed", "own rewards", "the team's reward", box=None)
+    table.title = f"IQL on simple_spread, {steps:,} steps: the last {LAST} greedy evaluations"
+    for seed in range(seeds):
+        told = [Independent(seed, own, steps).learn()[-LAST:] for own in (True, False)]
+        table.add_row(str(seed), *(f"{sum(returns) / LAST:.1f}" for returns in told))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
