@@ -121,6 +121,12 @@ def test_any_setting_can_tell_curves_apart(tmp_path):
         seeds(tmp_path / f"{beta}", [1.0, 2.0], "fox", **{"algo.beta1": beta})
     runs = find_runs([tmp_path])
     assert [g.label for g in grouped(runs, ["algo", "algo.beta1"])] == ["fox, algo.beta1=0.0", "fox, algo.beta1=0.5"]
+    seeds(tmp_path / "none", [1.0], "qmix")
+    runs = find_runs([tmp_path])
+    labels = ["fox, algo.beta1=0.0", "fox, algo.beta1=0.5", "qmix"]
+    assert [g.label for g in grouped(runs, ["algo", "algo.beta1"])] == labels
+    labels = ["algo.beta1=0.0", "algo.beta1=0.5", "without algo.beta1"]
+    assert [g.label for g in grouped(runs, ["algo.beta1"])] == labels
     with pytest.raises(Unplottable, match="--by algo.beta2: no run has that setting; did you mean algo.beta1"):
         grouped(runs, ["algo.beta2"])
 

@@ -135,7 +135,7 @@ def _flat(node: object, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def grouped(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
-    """One group per task and value of the keys; ``algo`` is short for ``algo.name``.
+    """One group per task and value of the keys, those that a run has; ``algo`` is short for ``algo.name``.
 
     Raises:
         Unplottable: no run has such a key, or a group has one seed twice.
@@ -147,8 +147,9 @@ def grouped(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
             raise Unplottable(f"--by {key}: no run has that setting" + meant(key, known))
     groups: dict[tuple[str, str], Group] = {}
     for run in runs:
-        names = (str(run.settings.get(key)) if key == "algo.name" else f"{key}={run.settings.get(key)}" for key in keys)
-        group = Group(run.task, ", ".join(names), [])
+        has = {key: run.settings[key] for key in keys if key in run.settings}
+        names = (str(value) if key == "algo.name" else f"{key}={value}" for key, value in has.items())
+        group = Group(run.task, ", ".join(names) or f"without {', '.join(keys)}", [])
         groups.setdefault((group.task, group.label), group).runs.append(run)
     for group in groups.values():
         _check_seeds(group)
