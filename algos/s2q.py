@@ -17,6 +17,7 @@ from algos.successive.sub_values import SubAgents, suppressed, weights
 from algos.successive.terms import Aims, Live, Losses, masked_means, report
 from marl.descent import Descent
 from marl.dice import EXPLORATION, Dice, Noise
+from marl.mixers import StateInput
 from marl.ops import best_available, chosen_value, epsilon_greedy, masked_mean
 from marl.parts import Delay, JointQ, Loss, Parts, Stats, delayed
 from marl.types import EnvSpec, Episodes, View
@@ -43,9 +44,10 @@ class S2Q(JointQ):
     def __init__(self, spec: EnvSpec, config: Config) -> None:
         super().__init__()
         self.config, k1, layers = config, config.successors + 1, config.layers()
+        self.state = StateInput(config.state_norm)
         self.agents = SubAgents(spec, layers, k1, config.latent_dim if config.comm else 0)
         self.mixers = nn.ModuleList(sub_mixer(spec, config) for _ in range(k1))
-        self.central = Central(spec, layers, config.central_embed, config.central_outputs, state_norm=config.state_norm)
+        self.central = Central(spec, layers, config.central_embed, config.central_outputs)
         self.slow_central = delayed(self.central)  # type: ignore[assignment]
         sizes = (k1, config.latent_hidden, config.latent_dim)
         self.chooser = EncoderDecoder(spec.n_agents * config.hidden, spec.state_dim, *sizes)
@@ -123,14 +125,14 @@ class S2Q(JointQ):
             return values.new_full((values.shape[1], len(values)), 1 / len(values)), memory
         utilities, central = self.central.agent.step(view.obs, view.last_action, memory.central)
         candidates = best_available(values, view.avail)
-        scores = self.central(utilities, view.state, candidates).movedim(0, -1)
+        scores = self.central(utilities, self.state(view.state), candidates).movedim(0, -1)
         return softmax(scores, self.config.temperature), memory._replace(central=central)
 
     def utilities(self, view: View, memory: Playing) -> Tensor:
         return self._step(view, memory)[0][0]
 
     def mix(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
-        joint: Tensor = self.mixers[0](chosen, best, state, actions)
+        joint: Tensor = self.mixers[0](chosen, best, self.state(state), actions)
         return joint.squeeze(-1)
 
     # learning
@@ -149,35 +151,37 @@ class S2Q(JointQ):
     def histories(self, batch: Episodes) -> Tensor:
         return self.unroll(batch)[1]
 
-    def _joint(self, values: Tensor, best: Tensor, batch: Episodes, rows: Rows) -> Tensor:
+    def _joint(self, values: Tensor, best: Tensor, state: Tensor, actions: Tensor, rows: Rows) -> Tensor:
         """Q_k (K1, B, T) of the actions taken, from values (K1, B, T+1, N, A) and their maxima (K1, B, T+1, N)."""
-        state, taken = batch.state[:, :-1], values[:, :, :-1]
-        chosen = chosen_value(taken, batch.actions.expand(*taken.shape[:-1]))
+        taken = values[:, :, :-1]
+        chosen = chosen_value(taken, actions.expand(*taken.shape[:-1]))
         joint = [
-            rows.apply(mixer, c, b, state, batch.actions)
+            rows.apply(mixer, c, b, state, actions)
             for mixer, c, b in zip(self.mixers, chosen, best[:, :, :-1], strict=True)
         ]
         return torch.stack(joint).squeeze(-1)
 
     def live(self, batch: Episodes) -> Live:
         """What the networks say of these episodes; of padding, 0 but for values and histories."""
-        state, played = batch.state[:, :-1], Rows(batch.mask)
+        state, played = self.state(batch.state), Rows(batch.mask)
+        acted = state[:, :-1]
         values, histories = self.unroll(batch)
         best, greedy = values.detach().masked_fill(~batch.avail, -torch.inf).max(-1)
-        utilities = self.central.utilities(batch)[:, :-1]
-        central = self.central(utilities, state, batch.actions, played)
-        return Live(values, greedy, histories, self._joint(values, best, batch, played), central)
+        joint = self._joint(values, best, acted, batch.actions, played)
+        utilities = self.central.utilities(batch.obs[:, :-1], batch.last_action[:, :-1])
+        central = self.central(utilities, acted, batch.actions, played)
+        return Live(state, values, greedy, histories, joint, central)
 
     @torch.no_grad()
     def aims(self, live: Live, batch: Episodes) -> Aims:
         """What the networks are drawn to."""
         config, views = self.config, slice(None, -1)
-        utilities = self.slow_central.utilities(batch)
-        candidates = self.slow_central(utilities, batch.state, live.greedy, Rows(batch.seen))
+        utilities = self.slow_central.utilities(batch.obs, batch.last_action)
+        candidates = self.slow_central(utilities, live.state, live.greedy, Rows(batch.seen))
         delayed_too = config.suppress_by == "delayed" or config.returns in CORRECTED
         believed = live.central
         if delayed_too:
-            believed = self.slow_central(utilities[:, views], batch.state[:, views], batch.actions)
+            believed = self.slow_central(utilities[:, views], live.state[:, views], batch.actions)
         chosen = (batch.actions == live.greedy[:, :, views]).all(-1)
         following = candidates[0, :, 1:].unsqueeze(-1)
         target = config.targets(batch, following, believed.unsqueeze(-1), chosen[0]).squeeze(-1)

@@ -181,7 +181,7 @@ def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_
 def expected_losses(q: s2q.S2Q, batch: Episodes):
     """Sections 4.1 to 4.5, step by step: L_c, [L_0 ..], L_z."""
     config, live = q.config, q.live(batch)
-    slow = q.slow_central.utilities(batch)
+    slow = q.slow_central.utilities(batch.obs, batch.last_action)
     k1, n_batch = len(live.values), len(batch.mask)
     greedy = live.values.masked_fill(~batch.avail, -torch.inf).argmax(-1)
 

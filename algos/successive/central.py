@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from algos.successive.rows import Rows
 from marl.mixers import Unrestricted
 from marl.nets import AgentNet, Layers
-from marl.types import EnvSpec, Episodes
+from marl.types import EnvSpec
 
 
 class Central(nn.Module):
@@ -18,15 +18,15 @@ class Central(nn.Module):
         outputs: values E that each c_i gives for an action.
     """
 
-    def __init__(self, spec: EnvSpec, layers: Layers, embed: int, outputs: int, *, state_norm: bool = False) -> None:
+    def __init__(self, spec: EnvSpec, layers: Layers, embed: int, outputs: int) -> None:
         super().__init__()
         self.outputs = outputs
         self.agent = AgentNet(spec, layers, outputs)
-        self.mixer = Unrestricted(spec, embed, outputs, state_norm=state_norm)
+        self.mixer = Unrestricted(spec, embed, outputs)
 
-    def utilities(self, batch: Episodes) -> Tensor:
-        """c (B, T+1, N, A), or (B, T+1, N, A, E)."""
-        utilities: Tensor = self.agent(batch.obs, batch.last_action)[0]
+    def utilities(self, obs: Tensor, last_action: Tensor) -> Tensor:
+        """c (B, T, N, A), or (B, T, N, A, E), of whole episodes (B, T, N, O), (B, T, N)."""
+        utilities: Tensor = self.agent(obs, last_action)[0]
         return utilities
 
     def forward(self, utilities: Tensor, state: Tensor, actions: Tensor, rows: Rows | None = None) -> Tensor:

@@ -46,14 +46,14 @@ class Config(FactoredConfig):
 
 
 def sub_mixer(spec: EnvSpec, config: Config) -> nn.Module:
-    """What joins the utilities of one sub-value."""
-    hyper, heads, norm = config.hyper_embed, config.heads, config.state_norm
+    """What joins the utilities of one sub-value, in states as `S2Q.state` gives them."""
+    hyper, heads = config.hyper_embed, config.heads
     if config.mixer == "duplex":
-        return Duplex(spec, hyper, heads, config.advantage_embed, config.advantage_layers, state_norm=norm)
+        return Duplex(spec, hyper, heads, config.advantage_embed, config.advantage_layers)
     if config.mixer == "attention":
-        return Attention(spec, heads, config.key_embed, hyper, hyper, config.mixing_embed, state_norm=norm)
+        return Attention(spec, heads, config.key_embed, hyper, hyper, config.mixing_embed)
     if config.mixer == "monotonic":
-        return Monotonic(spec, config.mixing_embed, hyper, state_norm=norm)
+        return Monotonic(spec, config.mixing_embed, hyper)
     return Sum()
 
 

@@ -15,6 +15,8 @@ from marl.parts import Stats
 class Live(NamedTuple):
     """What the networks say, with gradient."""
 
+    state: Tensor
+    """(B, T+1, S) as mixers read it"""
     values: Tensor
     """(K1, B, T+1, N, A)"""
     greedy: Tensor
