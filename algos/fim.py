@@ -28,6 +28,9 @@ from marl.ops import best_available, masked_mean
 from marl.parts import Bars, JointQ, Parts, Stats
 from marl.types import EnvSpec, Episodes
 
+NOT_NATIVE = ("last_action", "time")
+"""What groups of state features are called that say nothing of the world itself; most worlds have none."""
+
 
 @dataclass
 class Config:
@@ -43,7 +46,7 @@ class Config:
     recompute_every: int = count(0, least=0)  # environment steps until the last N_beta ones are looked at; 0: never
     selection: str = one_of("entropy", "all", "least_change")  # of the candidates; least_change: as many as by entropy
     candidates: list[str] = field(default_factory=list)  # groups of state features; []: the whole native state
-    not_native: list[str] = field(default_factory=lambda: ["last_action", "time"])  # groups that are no native state
+    not_native: list[str] = field(default_factory=lambda: list(NOT_NATIVE))  # groups that are no native state
     exclude_constant_onehots: bool = True  # no features of 0 and 1 that never rise, such as the type of a unit
     norm: str = one_of("max", "mean", "range")  # what changes are measured in: sigma
     bins: int = count(10)  # of a normalised change above 0
@@ -86,7 +89,7 @@ class FocusingInfluence(Foresight):
     def __init__(self, spec: EnvSpec, config: Config) -> None:
         super().__init__(spec, config, residual=config.model_predicts == "change")
         self.spec, self.config = spec, config
-        native = native_mask(spec, config.not_native)
+        native = native_mask(spec, config.not_native, "algo.not_native", NOT_NATIVE)
         if config.candidates:
             native &= feature_mask(spec, config.candidates, "algo.candidates")
         self.statistic = Statistic(native, config.watching())
@@ -101,7 +104,8 @@ class FocusingInfluence(Foresight):
 
     def annotate(self, fresh: Episodes) -> dict[str, Tensor]:
         """Training episodes are watched as they arrive; nothing is written."""
-        self.statistic.watch(fresh)
+        if self.statistic.watch(fresh):
+            self.distrust()
         self.fading.watch(fresh)
         return {}
 
@@ -118,7 +122,8 @@ class FocusingInfluence(Foresight):
         ready = config.influence == "change" or self.foresees
         if not ready or len(target.features) == 0:
             return torch.zeros_like(batch.reward), stats
-        influence = self.influence(batch, q, noise, target)
+        with self.in_full_precision():
+            influence = self.influence(batch, q, noise, target)
         trace = {"decay": config.eta, "clip": config.trace_clip, "norm": config.trace_norm}
         reward, traces = trace_scan(influence, batch.mask, mode=config.trace_mode, **trace)
         share = self.fading.share(batch)
@@ -201,6 +206,10 @@ def refuse_bad(base: Parts, spec: EnvSpec, config: Config) -> None:
         raise Mistake("algo.marginal=policy: the base has no utilities for whole episodes; allowed is uniform")
     if config.visibility_mask:
         refuse_unseen(spec, "algo.visibility_mask")
+    if config.visibility_mask and config.influence == "change":
+        raise Mistake("algo.visibility_mask=True: influence=change asks nobody what they see; allowed is False")
+    if config.trace_norm == "sum" and config.trace_mode != "product":
+        raise Mistake(f"algo.trace_norm=sum: trace_mode={config.trace_mode} has no use for it; allowed is none")
 
 
 def wrap(base: Parts, spec: EnvSpec, config: Config) -> Parts:

@@ -82,7 +82,8 @@ class Diligence(Foresight):
         if not self.foresees:
             return torch.zeros_like(batch.reward), {}
         config, share = self.config, self.fading.share(batch)
-        alone, together = self.individual(batch), self.collaborative(batch, noise)
+        with self.in_full_precision():
+            alone, together = self.individual(batch), self.collaborative(batch, noise)
         bound = torch.inf if config.clip is None else config.clip
         bonus = share * (config.beta1 * alone + config.beta2 * together).clamp(max=bound)
         return bonus, {

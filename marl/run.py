@@ -218,7 +218,9 @@ class Run:
         file = self.folder / f"nonfinite-{clock.updates:09d}.safetensors"
         fields = {name: value for name, value in vars(batch).items() if name != "columns"}
         fields |= {f"columns.{name}": value for name, value in batch.columns.items()}
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in fields.items()}, file)
+        writing = file.with_suffix(".writing")
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in fields.items()}, writing)
+        writing.rename(file)
         return f"{line}; its batch is in {file}"
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Risk: FIM or LAIES selects, pays or learns something else than their specification says."""
+"""Risk: FIM selects, pays or learns something else than its specification says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import algos
 import envs
-from algos import assemble, fim, laies, qmix
+from algos import fim, qmix
 from algos.influence.counterfactual import compare, sampled, uniform_marginal
 from algos.influence.model import ForwardModel, Target
 from algos.influence.selection import Rule, entropy_per_dim, mean_change, scale, select
@@ -27,42 +27,13 @@ from marl import build
 from marl.command import cli
 from marl.config import Mistake
 from marl.dice import Noise
-from marl.learner import Learner, Pace
 from marl.parts import Bars
-from marl.replay import Replay
 from marl.reporting.chart import draw
 from marl.run import Run
 from marl.types import Column, EnvSpec, Episodes
-from marl.worker import TRAIN, Plan, Worker
-from tests.toys import Clockwork, Copies
+from tests.yard import SPEC, built, by_hand, episodes, run, settled
 
-SPEC = EnvSpec(
-    "yard", n_agents=3, n_actions=4, obs_dim=5, state_dim=6, horizon=12, state_groups={"own": (0, 1), "far": (2, 3, 4)}
-)
-
-
-def episodes(lengths, spec=SPEC, seed=0, **columns):
-    rng = np.random.default_rng(seed)
-    records = []
-    for length in lengths:
-        team = (length, spec.n_agents)
-        avail = rng.random((length + 1, spec.n_agents, spec.n_actions)) < 0.7
-        actions = rng.integers(0, spec.n_actions, team)
-        np.put_along_axis(avail[:-1], actions[..., None], True, -1)
-        avail[-1, :, 0] = True
-        records.append(
-            {
-                "obs": rng.standard_normal((length + 1, spec.n_agents, spec.obs_dim)).astype(np.float32),
-                "state": rng.standard_normal((length + 1, spec.state_dim)).astype(np.float32),
-                "avail": avail,
-                "actions": actions.astype(np.uint8),
-                "executed": actions.astype(np.uint8),
-                "reward": rng.standard_normal(length).astype(np.float32),
-                "terminal": np.arange(length) == length - 1,
-            }
-        )
-    made = Episodes.of_records(records, {name: spec.fields()[name] for name in records[0]})
-    return replace(made, columns=columns)
+NONE = Noise(0, 0)
 
 
 def play(rows):
@@ -194,31 +165,6 @@ def test_levers(lever, actions, worth):
     assert gain.flatten().tolist() == pytest.approx(worth)
 
 
-def by_hand(model, batch, target, marginal):
-    """(M, N, C) expected sizes, one concatenated input at a time."""
-    told, read = [], (batch.state - model.centre) / model.unit
-    for b, t in batch.mask.nonzero().tolist():
-        memory = torch.zeros(1, 1, model.gru.hidden_size)
-        onehot = torch.nn.functional.one_hot(batch.executed, model.n_actions).float()
-        if t:
-            inputs = torch.cat([read[b, :t], onehot[b, :t].flatten(1)], 1)
-            memory = model.gru(model.first(inputs).relu()[:, None])[1]
-        origin = target.of(batch.state[b, t])
-        rows = []
-        for agent in range(model.n_agents):
-            total = torch.zeros_like(origin)
-            for action in range(model.n_actions):
-                joint = onehot[b, t].clone()
-                joint[agent] = 0
-                joint[agent, action] = 1
-                entered = model.first(torch.cat([read[b, t], joint.flatten()])).relu()
-                after = model.gru(entered[None, None], memory)[0][0, 0]
-                total += marginal[b, t, agent, action] * model.displacement(after, origin, target).abs()
-            rows.append(total)
-        told.append(torch.stack(rows))
-    return torch.stack(told)
-
-
 @pytest.mark.parametrize("residual", [False, True])
 @torch.no_grad()
 def test_the_fast_pass_equals_whole_inputs_whatever_the_chunks(residual):
@@ -292,21 +238,6 @@ def test_the_trace_starts_at_zero_and_padding_pays_nothing():
 # as parts of a learner
 
 
-def built(config, spec=SPEC, seed=0):
-    torch.manual_seed(seed)
-    parts = assemble(spec, config)
-    for _, part in parts.named():
-        part.equip()
-    return parts
-
-
-def settled(bonus, rounds=2):
-    """The same bonus, its delayed model trusted."""
-    bonus.model.rounds.fill_(rounds)
-    bonus.slow_model.load_state_dict(bonus.model.state_dict())
-    return bonus
-
-
 def of(**kw):
     plain = {"statistic_steps": 20, "model_hidden": 16, "model_updates": 2, "delta_mode": "relative", "rho": 2.0}
     return fim.Config(base=qmix.Config(), **{**plain, **kw})
@@ -317,24 +248,6 @@ def watched(config, spec=SPEC, **columns):
     batch = episodes([12, 12, 5], spec, **columns)
     parts.bonuses[0].annotate(batch)
     return parts, batch
-
-
-def run(config, updates=6, seed=3):
-    """A learner on Clockwork after some updates."""
-    torch.manual_seed(seed)
-    parts = assemble(Clockwork.spec, config)
-    layout = {**Clockwork.spec.fields(), **parts.columns()}
-    replay = Replay(Clockwork.spec, layout, 32, torch.device("cpu"))
-    learner = Learner(parts, replay, Pace(8, 1.0, 8), seed)
-    worker = Worker(assemble(Clockwork.spec, config), Copies(Clockwork, 8)(), seed)
-    for number in range(2):
-        worker.load(learner.weights())
-        for record in worker.play(Plan(number, TRAIN, 8 * number, 8, epsilon=0.7)).records:
-            learner.absorb(record)
-            learner.improve()
-    for _ in range(updates):
-        learner.update()
-    return learner
 
 
 def test_without_weight_it_is_its_base_bit_for_bit():
@@ -418,6 +331,11 @@ def test_the_bonus_is_bounded_weighted_and_fades():
     free = settled(parts.bonuses[0]).reward(batch, parts.q, Noise(0, 0))[0]
     bounded = settled(watched(of(alpha=0.5, c_max=0.1))[0].bonuses[0]).reward(batch, parts.q, Noise(0, 0))[0]
     torch.testing.assert_close(bounded, free.clamp(max=0.1))
+    config = of(alpha=0.5, c_max=0.1, anneal=True, anneal_steps=58)
+    bounded_first = settled(watched(config)[0].bonuses[0])
+    bounded_first.fading.began.copy_(bounded_first.fading.seen)
+    bounded_first.annotate(batch)
+    torch.testing.assert_close(bounded_first.reward(batch, parts.q, NONE)[0], 0.5 * free.clamp(max=0.1))
     fading = settled(watched(of(alpha=0.5, c_max=None, anneal=True, anneal_steps=58))[0].bonuses[0])
     losing = batch.with_reward(-batch.reward.abs())
     torch.testing.assert_close(fading.reward(losing, parts.q, Noise(0, 0))[0], free)
@@ -449,6 +367,65 @@ def test_sampling_alternatives_is_close_to_all_of_them_and_repeats():
     assert drawn[0].item() == pytest.approx(whole.item(), rel=0.1)
 
 
+FORMS = {
+    "marginal": (lambda gain: gain.clamp(min=0), lambda moved: moved.abs()),
+    "signed": (lambda gain: gain, lambda moved: moved.abs()),
+    "ate_sq": (torch.square, torch.clone),
+}
+
+
+@pytest.mark.parametrize("norm", ["max", "mean", "range"])
+@pytest.mark.parametrize("influence", FORMS)
+@torch.no_grad()
+def test_influence_is_the_sum_of_what_each_agent_is_worth(influence, norm):
+    """With the delayed model, of the actions that the world received."""
+    parts, batch = watched(of(influence=influence, norm=norm))
+    bonus = settled(parts.bonuses[0])
+    if norm == "mean":  # displacements beyond ten means are cut
+        bonus.slow_model.last.weight.mul_(30.0)
+    for parameter in bonus.model.parameters():
+        parameter.fill_(9.0)
+    worth, size = FORMS[influence]
+    measure = size if norm != "mean" or influence == "ate_sq" else lambda moved: size(moved).clamp(max=10)
+    target, model = bonus.statistic.target(), bonus.slow_model
+    now = measure(model(batch.state[:, :-1], batch.executed, target)[batch.mask.bool()])
+    expected = by_hand(model, batch, target, uniform_marginal(batch.avail[:, :-1]), measure)
+    found = bonus.influence(batch, parts.q, Noise(0, 0), target)
+    torch.testing.assert_close(
+        found[batch.mask.bool()], worth(now.unsqueeze(1) - expected).sum(1), atol=1e-4, rtol=1e-3
+    )
+    assert norm != "mean" or influence == "ate_sq" or (now == 10).any()
+
+
+def test_without_counterfactuals_influence_is_the_change_in_units():
+    parts, batch = watched(of(influence="change"))
+    target = parts.bonuses[0].statistic.target()
+    found = parts.bonuses[0].influence(batch, parts.q, Noise(0, 0), target)
+    moved = (batch.state[:, 1:] - batch.state[:, :-1])[..., target.features].abs() / target.units
+    torch.testing.assert_close(found, moved * batch.mask.unsqueeze(-1))
+
+
+def test_the_model_learns_of_what_the_world_received():
+    def fitted(**changed):
+        parts, batch = watched(of(model_updates=5))
+        parts.bonuses[0].fit(replace(batch, **{name: change(batch) for name, change in changed.items()}), parts.q, NONE)
+        return parts.bonuses[0].model.first.weight
+
+    assert torch.equal(fitted(), fitted(actions=lambda batch: 3 - batch.actions))
+    assert not torch.equal(fitted(), fitted(executed=lambda batch: 3 - batch.executed))
+
+
+@pytest.mark.parametrize("predicts", ["next", "change"])
+def test_influence_is_exact_in_lower_precision(predicts):
+    parts, batch = watched(of(model_predicts=predicts))
+    bonus = settled(parts.bonuses[0])
+    full, _ = bonus.reward(batch, parts.q, NONE)
+    with torch.autocast("cpu", torch.bfloat16):
+        lower, _ = bonus.reward(batch, parts.q, NONE)
+        assert torch.isfinite(bonus.fit(batch, parts.q, NONE)["model/loss"])
+    assert torch.equal(full, lower)
+
+
 # the statistic as a part of training
 
 
@@ -476,6 +453,26 @@ def test_it_can_be_taken_again_from_the_last_steps():
     states = [batches[2].state[0], batches[3].state[0]]
     torch.testing.assert_close(bonus.statistic.sigma, scale(states, "max").unit)
     assert int(bonus.statistic.estimated_at) == 48
+
+
+def test_a_new_statistic_pays_nothing_before_the_model_was_fitted_to_it():
+    parts = built(of(statistic_steps=12, recompute_every=24))
+    bonus, batch = parts.bonuses[0], episodes([12])
+
+    def pays():
+        return bool(bonus.reward(batch, parts.q, NONE)[0].any())
+
+    bonus.annotate(batch)
+    assert settled(bonus) and pays()
+    bonus.annotate(batch)
+    assert pays(), "not due again"
+    bonus.annotate(batch)
+    assert not pays()
+    for _ in range(2):
+        bonus.fit(batch, parts.q, NONE)
+    assert not pays(), "the delayed copy is of before"
+    bonus.slow_model.load_state_dict(bonus.model.state_dict())
+    assert pays()
 
 
 def test_half_a_statistic_survives_a_checkpoint():
@@ -523,9 +520,38 @@ def test_candidates_by_group_and_without_unit_types():
         built(of(candidates=["farr"]), spec)
 
 
-def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(Mistake, match="visibility_mask"):
-        built(of(visibility_mask=True))
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"visibility_mask": True}, "algo.visibility_mask=true: env=yard has no column visible; allowed is false"),
+        ({"trace_norm": "sum", "trace_mode": "none"}, "algo.trace_norm=sum: trace_mode=none .* allowed is none"),
+        ({"not_native": ["owm"]}, "algo.not_native=owm: no such group .* did you mean own"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(options, line):
+    with pytest.raises(Mistake, match=line):
+        built(of(**options))
+
+
+def test_visibility_is_refused_where_it_has_no_meaning():
+    spec = replace(SPEC, columns={"visible": Column((3, 6), "bool", "views")})
+    with pytest.raises(Mistake, match="algo.visibility_mask=True: influence=change .* allowed is False"):
+        built(of(visibility_mask=True, influence="change"), spec)
+
+
+def test_settings_are_those_of_the_specification():
+    """Section 6, for SMAC; with the recurrent base of PyMARL2."""
+    (settings,) = cli.parse(["algo=fim", "env=push_box"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    algo, base = settings.algo, settings.algo.base
+    assert (algo.alpha, algo.c_max, algo.eta, algo.anneal, algo.bins, algo.norm) == (0.05, 1.0, 0.9, False, 10, "max")
+    assert (algo.delta_mode, algo.rho, algo.delta, algo.statistic_steps) == ("relative", 0.5, 0.3, 100_000)
+    assert (algo.model_hidden, algo.model_lr, algo.model_clip, algo.model_updates) == (128, 3e-4, 1.0, 25)
+    assert (algo.influence, algo.marginal, algo.trace_mode, algo.trace_clip) == ("marginal", "uniform", "product", 10.0)
+    assert (algo.recompute_every, algo.model_every_episodes, algo.visibility_mask) == (0, 200, False)
+    assert (base.td_lambda, base.gamma, base.target_every_episodes, base.hidden) == (0.6, 0.99, 200, 64)
+    assert (base.optimizer.name, base.optimizer.lr, base.optimizer.clip) == ("adam", 1e-3, 10.0)
+    assert (settings.learner.batch, settings.replay.capacity) == (128, 5000)
+    assert settings.phases[0].steps == algo.statistic_steps and settings.phases[0].epsilon == 1.0
 
 
 def test_only_selected_features_are_learned_and_they_are_learned():
@@ -587,74 +613,6 @@ def test_a_chart_shows_heights_and_marks():
     orange, grey, green = ((picture == colour).all(-1) for colour in ((214, 90, 50), (176, 190, 210), (40, 130, 70)))
     heights = [colour.any(1).sum() for colour in (orange, grey)]
     assert heights[0] == pytest.approx(161, abs=2) and heights[1] == pytest.approx(81, abs=3) and green.any()
-
-
-# LAIES
-
-
-def lazy(**kw):
-    return laies.Config(base=qmix.Config(), **{"model_hidden": 16, "model_updates": 2, "anneal": False, **kw})
-
-
-def test_the_diligence_of_single_agents():
-    """IDI: the squared gap to the mean over the other available actions, cut for each agent, then summed."""
-    parts, batch = built(lazy(external=["far"], beta1=2.0, beta2=0.0, idi_clip=0.01, clip=None)), episodes([5, 4])
-    bonus = settled(parts.bonuses[0])
-    reward, _ = bonus.reward(batch, parts.q, Noise(0, 0))
-    others = batch.avail[:, :-1].float().scatter(-1, batch.executed.unsqueeze(-1), 0.0)
-    alone = others.sum(-1, keepdim=True) == 0
-    others = torch.where(alone, torch.nn.functional.one_hot(batch.executed, 4).float(), others)
-    marginal = others / others.sum(-1, keepdim=True)
-    target = Target(torch.tensor([2, 3, 4]), torch.ones(3))
-    with torch.no_grad():
-        now = bonus.model(batch.state[:, :-1], batch.executed, target)[batch.mask.bool()]
-        signed = by_hand_signed(bonus.model, batch, target, marginal)
-    expected = (now.unsqueeze(1) - signed).square().sum(-1).clamp(max=0.01).sum(-1)
-    torch.testing.assert_close(reward[batch.mask.bool()], 2 * expected, atol=1e-5, rtol=1e-3)
-
-
-def by_hand_signed(model, batch, target, marginal):
-    (parts,) = [list(compare(model, batch, marginal, target, torch.clone, None))]
-    return torch.cat([expected for _, expected in parts])
-
-
-def test_the_diligence_of_the_team_as_released():
-    """CDI: the squared change of external features, cut at 0.15, a hundredth of it."""
-    parts = built(lazy(external=["far"], beta1=0.0, beta2=1.0, cdi="change", clip=None))
-    batch = episodes([6, 4])
-    batch = replace(batch, state=batch.state * 0.2)
-    reward, _ = settled(parts.bonuses[0]).reward(batch, parts.q, Noise(0, 0))
-    moved = (batch.state[:, 1:, 2:5] - batch.state[:, :-1, 2:5]).square().sum(-1)
-    torch.testing.assert_close(reward, moved.clamp(max=0.15) / 100 * batch.mask)
-    assert (moved < 0.15).any() and (moved > 0.15).any()
-
-
-def test_the_diligence_of_the_team_as_meant_averages_random_joint_actions():
-    parts = built(lazy(external=["far"], beta1=0.0, beta2=1.0, cdi="counterfactual", cdi_samples=4000, clip=None))
-    bonus, batch = settled(parts.bonuses[0]), episodes([3])
-    reward, _ = bonus.reward(batch, parts.q, Noise(0, 0))
-    target, model = Target(torch.tensor([2, 3, 4]), torch.ones(3)), bonus.slow_model
-    rng = np.random.default_rng(0)
-    draws = []
-    with torch.no_grad():
-        now = model(batch.state[:, :-1], batch.executed, target)[0]
-        for step in range(3):
-            avail = batch.avail[0, step].numpy()
-            drawn = np.stack([rng.choice(np.flatnonzero(row), 4000) for row in avail], -1)
-            actions = batch.executed[0, : step + 1].repeat(4000, 1, 1)
-            actions[:, step] = torch.from_numpy(drawn)
-            state = batch.state[:, : step + 1].repeat(4000, 1, 1)
-            draws.append(model(state, actions, target)[:, step].mean(0))
-    expected = (torch.stack(draws) - now).square().sum(-1).clamp(max=0.1) / 100
-    torch.testing.assert_close(reward[0], expected, atol=2e-5, rtol=0.3)
-
-
-def test_laies_without_weights_is_its_base_and_with_them_it_is_not():
-    base, nothing = run(qmix.Config()), run(lazy(beta1=0.0, beta2=0.0))
-    paying = run(lazy(model_every_episodes=1))
-    same = [torch.equal(value, nothing.parts.q.state_dict()[name]) for name, value in base.parts.q.state_dict().items()]
-    other = [torch.equal(value, paying.parts.q.state_dict()[name]) for name, value in base.parts.q.state_dict().items()]
-    assert all(same) and not all(other)
 
 
 # Push-2-Box

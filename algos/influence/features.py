@@ -33,10 +33,14 @@ def feature_mask(spec: EnvSpec, names: Sequence[str], key: str) -> Tensor:
     return _marked(spec, (known[name] for name in names))
 
 
-def native_mask(spec: EnvSpec, excluded: Sequence[str]) -> Tensor:
-    """(S,) bool: all features but those of groups with an excluded name; a world need not have them."""
+def native_mask(spec: EnvSpec, excluded: Sequence[str], key: str, usual: Sequence[str]) -> Tensor:
+    """(S,) bool: all features but those of the excluded groups; of these a world need not have the ``usual`` ones.
+
+    Raises:
+        Mistake: the world has no group of another name.
+    """
     known = groups(spec)
-    return ~_marked(spec, (known[name] for name in excluded if name in known))
+    return ~feature_mask(spec, [name for name in excluded if name in known or name not in usual], key)
 
 
 def _marked(spec: EnvSpec, members: Iterable[tuple[int, ...]]) -> Tensor:

@@ -48,6 +48,15 @@ class Foresight(Bonus):
         """Whether the delayed model is a copy of one that was fitted more than once."""
         return int(self.slow_model.rounds) > 1
 
+    def distrust(self) -> None:
+        """What is predicted is another from now on: neither model was fitted to it."""
+        self.model.rounds.zero_()
+        self.slow_model.rounds.zero_()
+
+    def in_full_precision(self) -> torch.autocast:
+        """Influence is a small difference of predictions: float32, whatever the precision of losses."""
+        return torch.autocast(self.model.rounds.device.type, enabled=False)
+
     def fit_to(self, batch: Episodes, target: Target) -> Stats:
         """``model_updates`` steps of the model on the episodes of the value's update."""
         return fit(self.model, self._descent, batch, target, self.foreseeing.model_updates)

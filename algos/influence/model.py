@@ -42,7 +42,7 @@ class ForwardModel(nn.Module):
     unit: Tensor
     """(S,) what that is divided by"""
     rounds: Tensor
-    """() how often it was fitted; its delayed copy has that of the moment it was made."""
+    """() how often it was fitted to what it predicts now; its delayed copy has that of the moment it was made."""
 
     def __init__(self, spec: EnvSpec, hidden: int, *, residual: bool) -> None:
         super().__init__()

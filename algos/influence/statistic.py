@@ -115,15 +115,17 @@ class Statistic(nn.Module):
         """Whether there is an estimate."""
         return int(self.estimated_at) >= 0
 
-    def watch(self, fresh: Episodes) -> None:
-        """Look at training episodes as they arrive."""
+    def watch(self, fresh: Episodes) -> bool:
+        """Look at training episodes as they arrive; whether they bring a new estimate."""
         self.steps += int(fresh.mask.sum())
         again = self.watching.again_every
         if self.closed and not again:
-            return
+            return False
         self.window.add(fresh)
-        if self.window.full and (not self.closed or int(self.steps - self.estimated_at) >= again):
+        due = self.window.full and (not self.closed or int(self.steps - self.estimated_at) >= again)
+        if due:
             self.estimate()
+        return due
 
     def close(self) -> None:
         """Make do with what has come in."""
