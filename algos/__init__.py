@@ -6,6 +6,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from marl.config import of_base
+
 if TYPE_CHECKING:  # torch takes a second to import, and the names of algorithms are asked for without it
     from marl.parts import Intervention, Parts
     from marl.types import EnvSpec
@@ -43,7 +45,9 @@ def assemble(spec: EnvSpec, config: Any) -> Parts:
     """The parts of the algorithm that ``config.name`` says; a wrapped paper stands in ``config.base``."""
     paper = module(config.name)
     if "wrap" in vars(paper):
-        return paper.wrap(assemble(spec, config.base), spec, config)
+        with of_base():
+            base = assemble(spec, config.base)
+        return paper.wrap(base, spec, config)
     return paper.build(spec, config)
 
 

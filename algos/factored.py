@@ -23,6 +23,7 @@ from marl.ops import (
     n_step_returns,
 )
 from marl.parts import Bonus, Delay, JointQ, Loss, Memory, Stats, delayed
+from marl.precision import in_float32
 from marl.scaling import RewardScaling
 from marl.types import EnvSpec, Episodes, View
 
@@ -86,6 +87,7 @@ class FactoredConfig:
             agent_id=self.agent_id,
         )
 
+    @in_float32
     def targets(self, batch: Episodes, following: Tensor, taken: Tensor | None, greedy: Tensor) -> Tensor:
         """Returns (B, T, M) of ``batch`` as ``returns`` says.
 

@@ -25,11 +25,13 @@ class Config(FactoredConfig):
 
 
 def check(config: Config) -> None:
-    """Refuse delayed copies.
+    """Refuse delayed copies, and the choice between them and the live network.
 
     Raises:
-        Mistake: they are asked for.
+        Mistake: either is asked for.
     """
+    if not config.double_q:
+        raise Mistake("algo.double_q=False: pqn_vdn has one network, which chooses and values; allowed is True")
     for key, value in (("target_every_episodes", config.target_every_episodes), ("target_tau", config.target_tau)):
         if value:
             raise Mistake(f"algo.{key}={value}: pqn_vdn keeps no delayed copies; allowed is 0")

@@ -15,6 +15,7 @@ from marl.dice import Noise
 from marl.mixers import StateInput, two_layers
 from marl.ops import best_available, chosen_value, masked_mean
 from marl.parts import Loss, Parts, Stats
+from marl.precision import in_float32
 from marl.types import EnvSpec, Episodes
 
 
@@ -43,12 +44,19 @@ class JointValue(nn.Module):
             StateInput(config.state_norm), nn.Linear(spec.state_dim, embed), nn.ReLU(), *two_layers(embed, embed, 1)
         )
 
+    @in_float32
     def forward(self, histories: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """(..., N, H), (..., S), (..., N) long -> Q_jt (..., 1)."""
         one_hot = functional.one_hot(actions, self.n_actions).to(state.dtype)
         encoded = self.encoder(torch.cat([histories, one_hot], -1)).sum(-2)
         joint: Tensor = self.joint(torch.cat([self.state(state), encoded], -1))
         return joint
+
+    @in_float32
+    def worth(self, state: Tensor) -> Tensor:
+        """V (..., 1) of (..., S)."""
+        value: Tensor = self.value(state)
+        return value
 
 
 def optimum_error(best: Tensor, joint: Tensor, value: Tensor) -> Tensor:
@@ -76,7 +84,7 @@ class TransformedQ(FactoredQ):
 
     def mix(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Sum of utilities + V(s): equal to Q_jt at the greedy action and nowhere below it, once learned."""
-        mixed: Tensor = chosen.sum(-1) + self.mixer.value(state).squeeze(-1)
+        mixed: Tensor = chosen.sum(-1) + self.mixer.worth(state).squeeze(-1)
         return mixed
 
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
@@ -86,7 +94,7 @@ class TransformedQ(FactoredQ):
             live = self.unroll(self.agent, batch, noise, "live")
             values, histories = live.values[:, :-1], live.histories[:, :-1]
             joint = self.mixer(histories, now, batch.actions)
-            value = self.mixer.value(now)
+            value = self.mixer.worth(now)
         with record_function("targets"), torch.no_grad():
             greedy = best_available(live.values, batch.avail)
             optimum = self.mixer(histories, now, greedy[:, :-1])

@@ -31,7 +31,7 @@ END = -1
 @dataclass
 class Config:
     name: str = "matrix"
-    game: str = "climbing"  # climbing | penalty | monotonic | nonmonotonic | nonmonotonic_small | two_step
+    game: str = "climbing"  # climbing | penalty | monotonic | nonmonotonic | nonmonotonic_small | two_step | shifting
     repeats: int = 1  # times the game is played in one episode; the EPyMARL benchmark plays 25
     shift: str = "rise"  # shifting only: rise | fall
     shift_at: int = 12_000  # shifting only: steps of training after which payoffs are the later ones

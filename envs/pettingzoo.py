@@ -84,16 +84,18 @@ def seat(config: Config, agent: str, observed: Any, acted: Any) -> Seat:
 
 
 def horizon(config: Config, world: Any) -> int:
-    most = config.horizon
+    try:
+        own = world.unwrapped.max_cycles
+    except AttributeError:
+        own = config.kwargs.get("max_cycles")
+    most = own if config.horizon is None else config.horizon
     if most is None:
-        most = config.kwargs.get("max_cycles")
-    if most is None:
-        try:
-            most = world.unwrapped.max_cycles
-        except AttributeError:
-            raise refusal("env.horizon", None, f"{config.id} does not say its longest episode, so give one") from None
+        raise refusal("env.horizon", None, f"{config.id} does not say its longest episode, so give one")
     if most < 1:
         raise refusal("env.horizon", most, "allowed are 1 and more")
+    if own is not None and most > own:
+        longer = f"env.kwargs.max_cycles={most}"
+        raise refusal("env.horizon", most, f"{config.id} ends after {own} steps; say {longer} too")
     return int(most)
 
 

@@ -22,6 +22,8 @@ from marl.env import BatchedEnv, SideBySide
 from marl.types import Array
 
 FORM = re.compile(r"(?:rware-)?(.+?)(?:-v2)?")
+ENUMERATED = {"reward_type", "observation_type", "image_observation_layers"}
+"""Arguments that the package compares with members of its own enumerations: a word is none of them."""
 SHELVES, AGENTS = 1, 0
 """Layers of the package's grid."""
 
@@ -43,6 +45,8 @@ def team(config: Config) -> gym_team.Team:
         raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
     if "max_steps" in config.kwargs:
         raise refusal("env.kwargs.max_steps", config.kwargs["max_steps"], "env.horizon says it")
+    for key in ENUMERATED.intersection(config.kwargs):
+        raise refusal(f"env.kwargs.{key}", config.kwargs[key], "left out: the package takes no word for it")
     registry = gym_team.registered("rware", "rware")
     known = {name.removeprefix("rware-").removesuffix("-v2"): name for name in registry if name.startswith("rware-")}
     form = FORM.fullmatch(config.id)

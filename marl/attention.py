@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from marl.mixers import StateInput, two_layers
 from marl.nets import AgentLinear
+from marl.precision import in_float32
 from marl.types import EnvSpec
 
 
@@ -82,6 +83,7 @@ class Attention(nn.Module):
         scores = torch.einsum("...hk,...nhk->...hn", query, self.keys(state)) / math.sqrt(self.key_embed)
         return scores.softmax(-1)
 
+    @in_float32
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Utilities (..., N) in states (..., S) -> joint value (..., 1)."""
         state = self.state(state)

@@ -10,10 +10,11 @@ import torch
 import algos
 import envs
 from marl import dice
-from marl.config import Settings, phase_ends
+from marl.config import Mistake, Settings, phase_ends
 from marl.env import BatchedEnv
 from marl.fleet import Fleet, make_fleet
 from marl.learner import Learner, Pace
+from marl.parts import Parts
 from marl.replay import Replay
 from marl.reporting.log import Log
 from marl.schedule import Epsilon, Schedule, Stage
@@ -81,6 +82,7 @@ def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learn
     """The learner with fresh parts and an empty replay; the run's seed fixes the parameters."""
     torch.manual_seed(dice.integer(settings.seed, "parameters", 0))
     parts = algos.assemble(env_spec, settings.algo)
+    _refuse_too_small_a_replay(parts, settings)
     replay = Replay(
         env_spec,
         {**env_spec.fields(), **parts.columns()},
@@ -92,6 +94,13 @@ def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learn
     learning = settings.learner
     pace = Pace(learning.batch, learning.updates_per_episode, learning.burn_in, learning.every_episodes, settings.steps)
     return Learner(parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile)
+
+
+def _refuse_too_small_a_replay(parts: Parts, settings: Settings) -> None:
+    least = max(part.cadence.batch for _, part in parts.named())
+    if settings.replay.capacity < least:
+        fits = f"{settings.algo.name} fits networks of its own to {least} episodes"
+        raise Mistake(f"replay.capacity={settings.replay.capacity}: {fits}; allowed are {least} and more")
 
 
 def schedule(settings: Settings) -> Schedule:

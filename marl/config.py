@@ -6,6 +6,7 @@ import builtins
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from itertools import accumulate
@@ -14,6 +15,15 @@ from typing import Any
 
 class Mistake(ValueError):
     """What the user asked for cannot be. The message is one line: the key, the value and what is allowed."""
+
+
+@contextmanager
+def of_base() -> Iterator[None]:
+    """What is refused inside is a setting of ``algo.base``, which that algorithm knows as one of ``algo``."""
+    try:
+        yield
+    except Mistake as mistake:
+        raise Mistake(str(mistake).replace("algo.", "algo.base.", 1)) from mistake
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:

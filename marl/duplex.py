@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from marl.mixers import StateInput, two_layers
 from marl.nets import AgentLinear
+from marl.precision import in_float32
 from marl.types import EnvSpec
 
 SMALLEST = 1e-10
@@ -92,6 +93,7 @@ class Duplex(nn.Module):
         self.bias = two_layers(spec.state_dim, hyper_embed, spec.n_agents)
         self.importance = Importance(spec, heads, advantage_embed, advantage_layers)
 
+    @in_float32
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Utilities (..., N), their maxima (..., N), (..., S), (..., N) long -> joint value (..., 1)."""
         state = self.state(state)

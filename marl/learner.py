@@ -74,6 +74,11 @@ class Learner:
 
     # data in, weights out
 
+    def forget(self) -> None:
+        """Drop all that was played, and the updates that it had earned."""
+        self.replay.clear()
+        self._credit = 0.0
+
     def absorb(self, record: Record) -> None:
         """Store one finished training episode, annotated in order of arrival."""
         columns: dict[str, Tensor] = {}
@@ -159,7 +164,7 @@ class Learner:
         for name, part in self._fitting():
             every, size = part.cadence
             waited = self.clock.episodes - self._fitted[name]
-            if every and waited >= every and len(self.replay) >= max(every, size):
+            if every and waited >= every and len(self.replay) >= size:
                 draw = generator(self.seed, f"learner/sample/{name}", self.clock.episodes)
                 _, batch = self.replay.sample(size, draw, uniform=True)
                 noise = Noise(self.seed, self.clock.episodes, self.device)

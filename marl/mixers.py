@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.precision import in_float32
 from marl.types import EnvSpec
 
 
@@ -49,6 +50,7 @@ class Monotonic(nn.Module):
         self.w2 = two_layers(size, hyper_embed, embed)
         self.value = two_layers(size, embed, 1)
 
+    @in_float32
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Utilities (..., N) in states (..., S) -> joint value (..., 1)."""
         state = self.state(state)
@@ -98,6 +100,7 @@ class Unrestricted(nn.Module):
         )
         self.value = two_layers(spec.state_dim, embed, 1)
 
+    @in_float32
     def forward(self, chosen: Tensor, state: Tensor) -> Tensor:
         """Central utilities (..., N), or (..., N, E) if E > 1, in states (..., S) -> joint value (..., 1).
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.precision import in_float32
 from marl.recurrent import remembered
 from marl.stacked import StackedGRU, StackedLinear
 from marl.types import EnvSpec
@@ -206,6 +207,7 @@ class AgentNet(nn.Module):
         features = self.body(obs, last_action)
         return self.values(features.transpose(0, 1)).transpose(0, 1), features
 
+    @in_float32
     def values(self, features: Tensor) -> Tensor:
         """(..., N, H) -> (..., N, A), or (..., N, A, outputs) if there are several."""
         values: Tensor = self.head(features)

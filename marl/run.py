@@ -102,7 +102,7 @@ class Run:
     def _enter_stage_after(self, stage: int) -> None:
         now = self.schedule.stage(self.learner.clock.steps)
         if now != stage and self.schedule.stages[now].fresh_replay:
-            self.learner.replay.clear()
+            self.learner.forget()
 
     def _finish(self) -> None:
         """The last evaluation; training episodes that are still under way are not used."""

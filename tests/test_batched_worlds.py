@@ -222,6 +222,11 @@ def test_what_the_suite_cannot_be_asked_is_refused_in_one_line(settings, told):
     assert "\n" not in str(refused.value)
 
 
+def test_words_that_the_warehouse_would_take_for_nothing_are_refused():
+    with pytest.raises(Mistake, match="env.kwargs.reward_type=GLOBAL: left out"):
+        rware.probe(rware.Config(kwargs={"reward_type": "GLOBAL"}))
+
+
 @pytest.mark.parametrize(("module", "name"), [(jaxmarl, "jaxmarl"), (lbf, "lbforaging"), (rware, "rware")])
 def test_a_missing_package_is_told_in_one_line(module, name, monkeypatch):
     known = sys.modules[module.__name__] if module is jaxmarl else module.gym_team

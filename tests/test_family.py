@@ -326,7 +326,7 @@ class Known(nn.Module):
     def forward(self, histories, state, actions):
         return histories[..., 0, :] + (actions[..., :1] * 3 + actions[..., 1:]).float()
 
-    def value(self, state):
+    def worth(self, state):
         return torch.full((*state.shape[:-1], 1), 2.0, requires_grad=True)
 
 
@@ -393,7 +393,9 @@ def test_pqn_keeps_no_delayed_copies():
     [
         ("algo=pqn_vdn algo.target_tau=0.1", "algo.target_tau=0.1: pqn_vdn keeps no delayed copies; allowed is 0"),
         ("algo=pqn_vdn recipe=pymarl", "algo.target_every_episodes=200: pqn_vdn keeps no delayed copies; allowed is 0"),
+        ("algo=pqn_vdn algo.double_q=false", "algo.double_q=False: pqn_vdn has one network"),
         ("algo=wqmix algo.double_q=false", "algo.double_q=false: wqmix values the actions"),
+        ("algo=fim algo.base=wqmix algo.base.double_q=false", "algo.base.double_q=false: wqmix values the actions"),
     ],
 )
 def test_what_a_paper_leaves_no_room_for_is_refused_before_anything_starts(line, told):

@@ -121,7 +121,7 @@ def test_what_is_refused_is_known() -> None:
             if refused(algos.module(name), config, option):
                 refusals.add((name, *option))
             vars(config).update(kept)
-    assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "target_tau")}
+    assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "double_q"), ("pqn_vdn", "target_tau")}
 
 
 def q_of_scaled_states(name: str, state_norm: bool) -> tuple[float, float, torch.Tensor, torch.Tensor]:

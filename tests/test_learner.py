@@ -284,6 +284,21 @@ def test_a_weight_that_is_not_finite_is_not_given_out():
         subject.weights()
 
 
+def test_what_is_forgotten_earns_no_update():
+    """Updates wait for four episodes; two had come when a phase with a fresh replay began."""
+    subject = learner(pace=Pace(batch=4, updates_per_episode=1.0, burn_in=4, every_episodes=4))
+    for record in episodes(6):
+        subject.absorb(record)
+        subject.improve()
+    assert subject.clock.updates == 1
+    subject.forget()
+    made = []
+    for record in episodes(6, first=6):
+        subject.absorb(record)
+        made.append(len(subject.improve()))
+    assert made == [0, 0, 0, 0, 0, 3], "the 10th to 12th episode earned one each"
+
+
 def test_bf16_losses_stay_close_to_float32():
     full, half = learner(), learner(precision="bf16")
     for record in episodes(4):

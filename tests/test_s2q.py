@@ -116,7 +116,17 @@ def test_draws_follow_probabilities():
 
 def test_settings_are_the_published_ones():
     (settings,) = cli.parse(["algo=s2q", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
-    algo = settings.algo
+    algo, learner = settings.algo, settings.learner
+    assert (algo.target_every_episodes, algo.target_tau, algo.optimizer.clip, algo.optimizer.name) == (
+        200,
+        0,
+        10,
+        "adam",
+    )
+    assert (algo.hidden, algo.mixing_embed, algo.hyper_embed, algo.central_embed) == (64, 32, 64, 256)
+    assert (algo.central_outputs, algo.latent_dim, algo.latent_hidden, algo.td_weight) == (1, 32, 64, 1.0)
+    assert (algo.suppress_by, algo.draw_from, algo.own_draws, algo.comm) == ("live", "learned", False, False)
+    assert (learner.batch, learner.updates_per_episode, settings.replay.capacity) == (128, 0.125, 5000)
     assert (algo.successors, algo.temperature, algo.least_weight, algo.alpha, algo.floor) == (2, 0.1, 0.9, 1.0, None)
     assert (algo.td_lambda, algo.gamma, algo.agent_id, algo.optimizer.lr, algo.mixed) == (0.6, 0.99, False, 1e-3, 0.5)
     settings = request.one(["experiment=s2q_3v1"], Registries(algos.ALGORITHMS, envs.ENVIRONMENTS))
@@ -409,8 +419,11 @@ def test_agents_that_communicate_are_told_nothing_before_the_first_update():
     assert not torch.allclose(q.utilities(view, start), expected)
 
 
-def test_acting_and_learning_see_the_same_with_messages():
-    q, batch = made(comm=True), episodes(lengths=(5, 5), horizon=5)
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_acting_and_learning_see_the_same_with_messages(layer_norm):
+    q, batch = made(comm=True, layer_norm=layer_norm), episodes(lengths=(5, 5), horizon=5)
+    for parameter in q.agents.norm2.parameters():
+        parameter.data += torch.randn_like(parameter)
     q.ready.fill_(True)
     memory, dice = q.memory(2), Dice(0, "evaluate", range(2))
     values, histories = q.unroll(batch)
@@ -421,7 +434,36 @@ def test_acting_and_learning_see_the_same_with_messages():
         actions, memory = q.act(view, memory, 0.0, dice)
         greedy = values[0, :, t].masked_fill(~view.avail, -torch.inf).argmax(-1)
         assert torch.equal(actions, greedy)
-        torch.testing.assert_close(memory.hidden[:, 0], histories[:, t])
+        torch.testing.assert_close(q.agents.remembered(memory.hidden), histories[:, t])
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_workers_ask_the_decoder_what_the_learner_teaches_it(layer_norm):
+    """Network 0's histories, step by step."""
+    q, batch, asked = made(layer_norm=layer_norm), episodes(lengths=(5, 5), horizon=5), []
+    q.ready.fill_(True)
+    q.chooser.register_forward_hook(lambda network, inputs, guess: asked.append(inputs[0]))
+    memory, dice = q.memory(2), Dice(0, "train", range(2))
+    for t in range(6):
+        view = View(batch.obs[:, t], batch.state[:, t], batch.avail[:, t], batch.last_action[:, t])
+        _, memory = q.act(view, memory, 0.0, dice)
+    torch.testing.assert_close(torch.stack(asked, 1), q.histories(batch))
+
+
+def test_the_oracle_scores_candidates_by_the_live_central_value_at_every_step(monkeypatch):
+    q, batch, scored = made(draw_from="central", layer_norm=True), episodes(lengths=(5, 5), horizon=5), []
+    for parameter in q.slow_central.parameters():
+        parameter.data.fill_(7.0)
+    monkeypatch.setattr(
+        s2q, "softmax", lambda scores, temperature: scored.append(scores) or softmax(scores, temperature)
+    )
+    memory, dice = q.memory(2), Dice(0, "train", range(2))
+    for t in range(6):
+        view = View(batch.obs[:, t], batch.state[:, t], batch.avail[:, t], batch.last_action[:, t])
+        _, memory = q.act(view, memory, 0.0, dice)
+    greedy = q.unroll(batch)[0].masked_fill(~batch.avail, -torch.inf).argmax(-1)
+    expected = q.central(q.central.utilities(batch.obs, batch.last_action), batch.state, greedy)
+    torch.testing.assert_close(torch.stack(scored, 1), expected.movedim(0, -1))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -474,6 +474,7 @@ WRONG = [
     (pettingzoo, {"id": __name__, "horizon": 9, "state": "native"}, r"env.state=native: .* has no state\(\)"),
     (pettingzoo, {"id": __name__}, "env.horizon=None: .* give one"),
     (pettingzoo, {"horizon": 0}, "env.horizon=0: allowed are 1 and more"),
+    (pettingzoo, {"horizon": 50}, "env.horizon=50: .* ends after 25 steps; say env.kwargs.max_cycles=50 too"),
     (single, {"id": "CartPol-v1"}, "env.id=CartPol-v1: .*did you mean CartPole-v1?"),
     (single, {"id": "Pendulum-v1"}, "env.id=Pendulum-v1: only Discrete actions"),
     (single, {"id": "Blackjack-v1"}, "env.horizon=None: .* give one"),

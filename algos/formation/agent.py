@@ -13,6 +13,7 @@ from marl.dice import Dice, Noise
 from marl.nets import AgentBody
 from marl.ops import masked_mean
 from marl.parts import Memory, Stats, delayed
+from marl.precision import in_float32
 from marl.types import EnvSpec, Episodes, View
 
 
@@ -51,6 +52,7 @@ class FormationAgent(nn.Module):
         histories: Tensor = self.body(obs, last_action)
         return histories
 
+    @in_float32
     def heads(self, histories: Tensor, latents: Tensor | None) -> Heads:
         """(..., N, H), (..., N, Z)."""
         local = torch.einsum("...nh,nah->...na", histories, self.local_weight) + self.local_bias

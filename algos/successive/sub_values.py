@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marl.nets import AgentInput, Layers
+from marl.precision import in_float32
 from marl.stacked import StackedGRU, StackedLinear, StackedNorm
 from marl.types import EnvSpec
 
@@ -51,7 +52,7 @@ class SubAgents(nn.Module):
             features = self.norm2(after)
         else:
             features = functional.relu(self.norm2(self.second(first)))
-        values, histories = (self._by_team(x, len(obs)).squeeze(2) for x in (self.head(features), features))
+        values, histories = (self._by_team(x, len(obs)).squeeze(2) for x in (self._values(features), features))
         return values, histories, memory
 
     def forward(self, obs: Tensor, last_action: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +60,13 @@ class SubAgents(nn.Module):
         features = self.norm2(self.second(self._first(obs, last_action, None)))
         if not self.recurrent:
             features = functional.relu(features)
-        return self._by_team(self.head(features), len(obs)), self._by_team(features, len(obs))
+        return self._by_team(self._values(features), len(obs)), self._by_team(features, len(obs))
+
+    @in_float32
+    def _values(self, features: Tensor) -> Tensor:
+        """(S, T, R, H) -> (S, T, R, A)."""
+        values: Tensor = self.head(features)
+        return values
 
     def remembered(self, memory: Tensor) -> Tensor:
         """(E, N, H) the features of sub-value 0 at the view before."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from marl.command.compose import Pair, Registries, settings_from
 from marl.command.runs import find, read
 from marl.command.typed import one_line, shown
-from marl.config import Mistake, Settings, check, default_name
+from marl.config import Mistake, Settings, check, default_name, of_base
 
 HARMLESS = ("steps", "device", "log", "checkpoint", "ray", "rollout.backend", "rollout.workers", "rollout.timeout")
 """What may change when a run goes on; all else would make it another experiment."""
@@ -138,18 +138,22 @@ def probe(settings: Settings, registries: Registries) -> None:
     from marl.env import EnvUnavailable  # brings torch, which --help and most mistakes do without
 
     environment = import_module(registries.environments[settings.env.name])
-    algorithm = settings.algo
     try:
-        while algorithm is not None:
-            module = import_module(registries.algorithms[algorithm.name])
-            if "check" in vars(module):
-                module.check(algorithm)
-            algorithm = vars(algorithm).get("base")
+        _check(settings.algo, registries)
         environment.probe(settings.env)
     except (ValueError, EnvUnavailable) as error:
         raise Mistake(str(error)) from error
     if settings.device.startswith("cuda"):
         _probe_device(settings.device)
+
+
+def _check(algorithm: Any, registries: Registries) -> None:
+    module = import_module(registries.algorithms[algorithm.name])
+    if "check" in vars(module):
+        module.check(algorithm)
+    if vars(algorithm).get("base") is not None:
+        with of_base():
+            _check(algorithm.base, registries)
 
 
 def _probe_device(device: str) -> None:

@@ -1,0 +1,38 @@
+"""What stays in float32 whatever `precision` says of matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+Owner = TypeVar("Owner")
+Inputs = ParamSpec("Inputs")
+Answer = TypeVar("Answer")
+
+
+def in_float32(
+    method: Callable[Concatenate[Owner, Inputs], Answer],
+) -> Callable[Concatenate[Owner, Inputs], Answer]:
+    """``method`` without autocast, the floating tensors among its positional inputs as float32.
+
+    For what ends in a value: bfloat16 has 8 bits, so that values around 50 would be a quarter apart, which is as much
+    as the errors that are learned of.
+    """
+
+    @wraps(method)
+    def exact(self: Owner, *inputs: Inputs.args, **named: Inputs.kwargs) -> Answer:
+        device = next(each for each in inputs if isinstance(each, Tensor)).device.type
+        if not torch.is_autocast_enabled(device):
+            return method(self, *inputs, **named)
+        with torch.autocast(device, enabled=False):
+            return method(self, *(_widened(each) for each in inputs), **named)  # type: ignore[arg-type]
+
+    return cast(Callable[Concatenate[Owner, Inputs], Answer], exact)
+
+
+def _widened(value: object) -> object:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,0 +1,78 @@
+"""Risk: lower precision of matrix products rounds the values that are learned of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from algos.factored import FactoredConfig
+from marl.attention import Attention
+from marl.dice import Noise
+from marl.duplex import Duplex
+from marl.mixers import Monotonic, Unrestricted
+from marl.nets import AgentNet, Layers
+from marl.types import EnvSpec, Episodes
+from tests.test_family_options import chosen
+from tests.yard import SPEC, built, episodes
+
+LOW = torch.bfloat16
+
+
+def low() -> torch.autocast:
+    return torch.autocast("cpu", LOW)
+
+
+@pytest.mark.parametrize("returns", ["peng", "n_step", "watkins", "harutyunyan"])
+def test_targets_are_exact(returns):
+    batch = episodes([6, 3])
+    following, taken = 60 * torch.randn(2, *batch.reward.shape, 1)
+    greedy = torch.rand(batch.reward.shape) < 0.5
+    config = FactoredConfig(returns=returns)
+    full = config.targets(batch, following, taken, greedy)
+    with low():
+        assert torch.equal(config.targets(batch, following, taken, greedy), full)
+        assert config.targets(batch, following.to(LOW), taken.to(LOW), greedy).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [Monotonic(SPEC, 8, 8), Duplex(SPEC, 8, 2, 8), Attention(SPEC, 2, 4, 8, 8, 8)],
+    ids=lambda m: type(m).__name__,
+)
+@torch.no_grad()
+def test_joint_values_are_exact(mixer):
+    chosen_values, best, state = torch.randn(2, 9, 3), torch.randn(2, 9, 3) + 3, torch.randn(2, 9, 6)
+    inputs = (chosen_values, best, state, torch.zeros(2, 9, 3, dtype=torch.long))
+    full = mixer(*inputs)
+    with low():
+        assert torch.equal(mixer(*inputs), full)
+
+
+@torch.no_grad()
+def test_unrestricted_values_and_heads_are_exact():
+    chosen_values, state, features = torch.randn(2, 9, 3), torch.randn(2, 9, 6), torch.randn(2, 9, 3, 16)
+    mixer, agent = Unrestricted(SPEC, 8), AgentNet(SPEC, Layers(16))
+    full = mixer(chosen_values, state), agent.values(features)
+    with low():
+        assert torch.equal(mixer(chosen_values, state), full[0])
+        assert torch.equal(agent.values(features), full[1])
+        assert agent.values(features.to(LOW)).dtype == torch.float32
+
+
+FAMILY = ["iql", "pqn_vdn", "qatten", "qmix", "qplex", "qtran", "s2q", "vdn", "wqmix"]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_no_value_is_rounded(name):
+    """Rewards of a hundred: what is told of values in lower precision is off by less than bfloat16's grid there."""
+    spec = EnvSpec("yard", SPEC.n_agents, SPEC.n_actions, SPEC.obs_dim, SPEC.state_dim, SPEC.horizon)
+    config = chosen(name).algo
+    q = built(config, spec).q
+    batch: Episodes = episodes([9, 5], spec)
+    batch = batch.with_reward(batch.mask * 100.3)
+    full = q.loss(batch, Noise(0, 0)).stats
+    with low():
+        lower = q.loss(batch, Noise(0, 0)).stats
+    assert lower["q/target"].dtype == torch.float32
+    assert float(lower["q/target"]) == pytest.approx(float(full["q/target"]), abs=0.05)
+    assert float(lower["q/taken"]) == pytest.approx(float(full["q/taken"]), abs=0.05)
