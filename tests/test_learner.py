@@ -8,8 +8,12 @@ import pytest
 import torch
 
 import algos
+import envs
 from algos import iql, qmix, vdn
 from algos.factored import Optimizer
+from marl import build
+from marl.command import cli
+from marl.config import Mistake
 from marl.descent import NonFinite
 from marl.dice import Noise
 from marl.env import SideBySide
@@ -317,3 +321,10 @@ def test_compiled_networks_compute_the_same():
             subject.improve()
     for name, array in full.weights().items():
         torch.testing.assert_close(torch.tensor(array), torch.tensor(fast.weights()[name]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_replay_too_small_for_networks_of_their_own_is_refused():
+    line = "algo=fox env=meet algo.fnet_batch=32 replay.capacity=16 learner.batch=8 learner.burn_in=8"
+    (settings,) = cli.parse(line.split(), algos.ALGORITHMS, envs.ENVIRONMENTS)
+    with pytest.raises(Mistake, match="replay.capacity=16: fox fits networks of its own to 32 episodes"):
+        build.learner(settings, build.spec(settings), CPU)
