@@ -23,7 +23,7 @@ def of_base() -> Iterator[None]:
     try:
         yield
     except Mistake as mistake:
-        raise Mistake(str(mistake).replace("algo.", "algo.base.", 1)) from mistake
+        raise Mistake(str(mistake).replace("algo.", "algo.base.")) from mistake
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
