@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,10 +52,14 @@ class MakeWorker:
     copies: int
     attack: Any = None
     """Settings of one more attacker on the policy."""
+    interventions: bool = True
+    """Whether what interfered in training does so here."""
 
     def __call__(self) -> Worker:
         env = environment(self.settings, self.copies)
         parts = algos.assemble(env.spec, self.settings.algo)
+        if not self.interventions:
+            parts = replace(parts, interventions=())
         if self.attack is not None:
             parts = parts.with_intervention(algos.attack(self.attack))
         limits_end = self.settings.rollout.time_limits == "terminal"

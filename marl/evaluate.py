@@ -8,8 +8,8 @@ usage: python -m marl.evaluate run=RUN [key=value ...] [attack=NAME [attack.KEY=
   epsilon=0           share of choices that are replaced by random ones
   seed=the run's      of the episodes
   workers=1           processes that play
-  interventions=true  attackers that the policy was trained with play along
-  attack=none         an attacker to put on the policy, with its settings attack.KEY
+  interventions=true  attackers that the policy was trained with play along; false: without them
+  attack=null         an attacker to put on the policy, with its settings attack.KEY
   video=false         film the first episode
 """
 
@@ -55,7 +55,7 @@ class Request:
     logdir: str = "runs"
     episodes: int = count(100)
     epsilon: float = number(0.0, least=0, most=1)
-    seed: int | None = None
+    seed: int | None = count(None, least=0)
     workers: int = count(1)
     interventions: bool = True
     attack: Any = None
@@ -108,12 +108,19 @@ def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None])
     return {name: tensor.detach().numpy() for name, tensor in parts.travelling().items()}, saved.step
 
 
+def against(settings: Settings, request: Request) -> str:
+    """What interferes: ``training`` for what did so in training, an attacker's name, both, or ``clean`` for nothing."""
+    own = request.interventions and bool(algos.assemble(build.spec(settings), settings.algo).interventions)
+    attack = [] if request.attack is None else [request.attack.name]
+    return "+".join([*(["training"] if own else []), *attack]) or "clean"
+
+
 def play(
     settings: Settings, request: Request, weights: dict[str, Array], step: int, warn: Callable[[str], None]
 ) -> list[Rollout]:
     """All episodes in the world as it is after ``step`` steps; the same whatever the number of workers."""
     copies = settings.rollout.envs_per_worker
-    make = build.MakeWorker(settings, copies, request.attack)
+    make = build.MakeWorker(settings, copies, request.attack, request.interventions)
     backend, timeout = "inline" if request.workers == 1 else "local", settings.rollout.timeout
     fleet = make_fleet(backend, make, workers=request.workers, ordered=True, timeout=timeout, warn=warn)
     try:
@@ -126,7 +133,6 @@ def play(
                     first_episode=first,
                     episodes=min(copies, request.episodes - first),
                     epsilon=request.epsilon,
-                    interventions=request.interventions or request.attack is not None,
                     film=request.video and number == 0,
                     asked_at=step,
                 ),
@@ -179,8 +185,8 @@ def evaluate(argv: Sequence[str]) -> int:
         return 2
     rollouts = play(settings, request, weights, step, warn)
     estimates = measure([record for rollout in rollouts for record in rollout.records])
-    against = request.attack.name if request.attack else "clean"
-    table = Table(title=f"{folder} at step {step:,}, {against}, {request.episodes} episodes", box=None)
+    label = against(settings, request)
+    table = Table(title=f"{folder} at step {step:,}, {label}, {request.episodes} episodes", box=None)
     for heading in ("", "mean", "95 % interval"):
         table.add_column(heading, justify="right")
     for name, estimate in estimates.items():
@@ -189,9 +195,9 @@ def evaluate(argv: Sequence[str]) -> int:
     told = {"run": folder.name, "step": step, "request": asdict(request)}
     told |= {name: estimate._asdict() for name, estimate in estimates.items()}
     if rollouts[0].frames is not None:
-        film = video.save(rollouts[0].frames, FILM_SPEED, folder / "videos" / f"evaluation_{step:010d}_{against}")
+        film = video.save(rollouts[0].frames, FILM_SPEED, folder / "videos" / f"evaluation_{step:010d}_{label}")
         console.print(f"film: {film}")
-    console.print(f"saved: {save(folder, f'{step:010d}_{against}', told)}")
+    console.print(f"saved: {save(folder, f'{step:010d}_{label}', told)}")
     return 0
 
 

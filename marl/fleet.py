@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from marl.config import Mistake
 from marl.crews.crew import GRACE, Crew, Event, Fault, InlineCrew, Player, Weights, bounded_threads
 from marl.crews.dispatch import Fleet, WorkerError
 from marl.crews.processes import LocalCrew
@@ -86,7 +87,7 @@ class RayCluster:
 
     def __init__(self, address: str | None, dashboard: bool, cores: int, warn: Callable[[str], None]) -> None:
         if address not in (None, "auto") and _endpoint(address) is None:
-            raise ValueError(f"ray.address={address}: allowed are auto, host:port of a running cluster, or null")
+            raise Mistake(f"ray.address={address}: allowed are auto, host:port of a running cluster, or null")
         self._address, self._dashboard, self._cores, self._warn = address, dashboard, cores, warn
         self._connected = False
 

@@ -219,6 +219,8 @@ def refresh(options: Options) -> int:
     readme = Path(options.readme)
     if not readme.is_file():
         raise Mistake(f"readme={readme}: no such file; allowed is a Markdown file with markers")
+    if not Path(options.results).is_dir():
+        raise Mistake(f"results={options.results}: no such folder; README's tables are made of what it holds")
     before = readme.read_text(encoding="utf-8")
     after = report.refreshed(before, Path(options.results), REGISTRIES)
     if after != before:

@@ -21,7 +21,7 @@ from marl.descent import NonFinite
 from marl.env import EnvUnavailable
 from marl.learner import Learner
 from marl.replay import ReplayTooLarge
-from marl.reporting.log import Log
+from marl.reporting.log import Log, LogDamaged
 from marl.reporting.tally import Tally
 from marl.schedule import Schedule
 from marl.worker import TRAIN, Plan, Rollout
@@ -258,8 +258,16 @@ def train(settings: Settings) -> int:
     torch.set_num_threads(settings.learner.threads)
     try:
         learner = build.learner(settings, build.spec(settings), build.device(settings))
-        run = Run(settings, learner, cli.open_folder(settings))
     except ReplayTooLarge as refusal:
+        raise Mistake(str(refusal)) from refusal
+    with cli.held_folder(settings) as folder:
+        return _train(settings, learner, folder)
+
+
+def _train(settings: Settings, learner: Learner, folder: Path) -> int:
+    try:
+        run = Run(settings, learner, folder)
+    except ConnectionError as refusal:
         raise Mistake(str(refusal)) from refusal
     try:
         with run.stoppable():
@@ -272,7 +280,7 @@ def train(settings: Settings) -> int:
     except NonFinite as fault:
         run.log.warn(run.report(fault))
         return 1
-    except (EnvUnavailable, NoCheckpoint) as fault:
+    except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
         raise Mistake(str(fault)) from fault
     finally:
         run.close()

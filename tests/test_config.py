@@ -422,6 +422,33 @@ def test_surroundings_are_written_down() -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "environment-2.json", "environment.json"]
 
 
+def test_a_run_that_is_alive_is_not_gone_on_with(capsys: Capture) -> None:
+    with cli.held_folder(settings(*TOY, "name=mine")) as folder:
+        before = sorted(path.name for path in folder.iterdir())
+        with pytest.raises(Mistake, match="resume=.*mine: that run is alive in another process"):
+            with cli.held_folder(settings(f"resume={folder}")):
+                pass
+        assert sorted(path.name for path in folder.iterdir()) == before
+    with cli.held_folder(settings(f"resume={folder}")) as again:
+        assert again == folder
+
+
+def test_a_file_beside_which_there_is_no_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    kept = tmp_path / "s0.yaml"
+    kept.write_text((opened(*TOY) / "config.yaml").read_text())
+    with pytest.raises(Mistake, match=f"resume={kept}: allowed are a run's folder or config.yaml; from={kept} starts"):
+        settings(f"resume={kept}")
+    with pytest.raises(Mistake, match=f"run={kept}: allowed are a run's folder or config.yaml"):
+        cli.load(str(kept), algos.ALGORITHMS, envs.ENVIRONMENTS)
+    assert settings(f"from={kept}").algo.name == "qmix"
+
+
+def test_a_logdir_that_is_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("")
+    with pytest.raises(Mistake, match="logdir=.*full: cannot be written: Not a directory"):
+        opened(*TOY, f"logdir={tmp_path / 'full'}")
+
+
 def test_a_saved_run_is_loaded_for_other_commands() -> None:
     folder = opened(*TOY, "name=mine", "algo.hidden=8")
     made, found = cli.load("mine", algos.ALGORITHMS, envs.ENVIRONMENTS, ["env.grid=4"])

@@ -67,6 +67,32 @@ def test_an_attacker_of_choice_plays_along(saved):
     assert attacked["return"]["low"] < attacked["return"]["high"], "choices are not the policy's own any more"
 
 
+def test_what_interfered_in_training_is_named_and_may_be_left_out(tmp_path):
+    trained = ["algo=random_attack", "algo.base=vdn", "algo.attack.probability=1", "algo.attack.budget=100"]
+    (settings,) = cli.parse(
+        [*trained, *TRAIN[1:4], "algo.base.hidden=8", *TRAIN[5:], "name=robust", f"logdir={tmp_path}"],
+        algos.ALGORITHMS,
+        envs.ENVIRONMENTS,
+    )
+    run = Run(
+        settings, build.learner(settings, build.spec(settings), build.device(settings)), cli.open_folder(settings)
+    )
+    try:
+        run.play()
+    finally:
+        run.close()
+    saved = tmp_path / "robust"
+    disturbed, alone = told(saved, "episodes=200"), told(saved, "episodes=200", "interventions=false")
+    harmless = told(saved, "episodes=200", "interventions=false", "attack=random_actions", "attack.probability=0")
+    assert disturbed["return"]["low"] < disturbed["return"]["high"]
+    assert alone["return"]["low"] == alone["return"]["high"] == harmless["return"]["value"]
+    both = told(saved, "episodes=20", "attack=random_actions")
+    assert both["request"]["attack"] and both["request"]["interventions"]
+    names = sorted(path.name for path in saved.glob("evaluations/*.json"))
+    labels = ["clean", "random_actions", "training", "training+random_actions"]
+    assert names == sorted(f"0000000064_{label}.json" for label in labels)
+
+
 def test_help_tells_every_setting(capsys):
     assert evaluate.evaluate(["--help"]) == 0
     text = capsys.readouterr().out
@@ -78,6 +104,7 @@ def test_help_tells_every_setting(capsys):
     [
         ([], "run: no run is chosen"),
         (["run=nowhere_at_all"], "run=nowhere_at_all: no saved run; allowed are"),
+        (["run={saved}", "seed=-1"], "seed=-1: allowed are 0 and more"),
         (["run={saved}", "episodes=0"], "episodes=0: allowed are 1 and more"),
         (["run={saved}", "workers=0"], "workers=0: allowed are 1 and more"),
         (["run={saved}", "epsilon=1.5"], "epsilon=1.5: allowed are 0 to 1"),

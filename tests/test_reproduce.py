@@ -210,6 +210,13 @@ def run_of(seed: int, *values: float, **about: object) -> results.Recorded:
     return results.Recorded(seed, Path("s0.yaml"), {"eval/return": series}, {"fresh": None, **about})
 
 
+def test_readme_is_not_emptied_by_results_that_are_not_there(tmp_path, capsys) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table: matrix -->\nfigures\n<!-- /table -->\n")
+    assert main(["--readme", f"readme={readme}", f"results={tmp_path / 'nowhere'}"]) == 2
+    assert "results=" in capsys.readouterr().err and "figures" in readme.read_text()
+
+
 def test_last_is_the_mean_of_the_last_evaluations_with_students_interval() -> None:
     header = Header(summary="last", window=2)
     found = compare.standing([run_of(0, 0, 100, 1, 3), run_of(1, 0, 100, 3, 5)], header)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from marl.command.compose import Registries, settings_from
 from marl.command.guide import guide
 from marl.command.request import one, parse_argument, probe, request, several
-from marl.command.runs import find, flat, open_folder, read, refuse_taken, to_yaml
+from marl.command.runs import find, flat, held_folder, open_folder, read, refuse_taken, to_yaml
 from marl.config import Mistake, Settings, check, suggestion
 
-__all__ = ["Mistake", "flat", "load", "open_folder", "parse", "run", "to_yaml"]
+__all__ = ["Mistake", "flat", "held_folder", "load", "open_folder", "parse", "run", "to_yaml"]
 
 HELP, MANY, SHOW = ("-h", "--help"), ("-m", "--multirun"), ("-c", "--cfg", "--config")
 INTERRUPTED = 130

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import distributions
@@ -60,6 +63,34 @@ def open_folder(settings: Settings) -> Path:
     return folder
 
 
+@contextmanager
+def held_folder(settings: Settings) -> Iterator[Path]:
+    """The run's folder as `open_folder` gives it, this process's alone until the end.
+
+    Raises:
+        Mistake: another process goes on with that run; nothing was written.
+    """
+    with ExitStack() as held:
+        if settings.resume:
+            held.enter_context(_alone_in(folder_of(settings)))
+        folder = open_folder(settings)
+        if not settings.resume:
+            held.enter_context(_alone_in(folder))
+        yield folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Mistake(f"resume={folder}: that run is alive in another process; allowed are runs that ended") from error
+    finally:
+        os.close(handle)
+
+
 def _fresh_folder(settings: Settings) -> Path:
     refuse_taken(settings)
     first = folder = folder_of(settings)
@@ -71,15 +102,19 @@ def _fresh_folder(settings: Settings) -> Path:
         except FileExistsError:
             number += 1
             folder = first.with_name(f"{first.name}-{number}")
+        except OSError as error:
+            raise Mistake(f"logdir={settings.logdir}: cannot be written: {error.strerror or error}") from error
 
 
 def find(key: str, run: str, logdir: str) -> Path:
     """The saved configuration of a run given by its folder, its name in ``logdir``, or that file itself.
 
     Raises:
-        Mistake: there is none; it was asked for as ``key``.
+        Mistake: there is none, or a file of another name, beside which there is no run; it was asked for as ``key``.
     """
     for path in (Path(run).expanduser(), Path(logdir) / run):
+        if path.is_file() and path.name != CONFIG and key != "from":
+            raise Mistake(f"{key}={run}: allowed are a run's folder or {CONFIG}; from={run} starts a run like it")
         if path.is_file():
             return path
         if (path / CONFIG).is_file():

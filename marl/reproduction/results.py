@@ -131,7 +131,9 @@ def final_policy(run: Path, episodes: int) -> dict[str, Any] | None:
     """What `marl.evaluate` said of a run's last policy, without attackers, on so many episodes."""
     for file in sorted((run / "evaluations").glob("*_clean*.json")):
         told = json.loads(file.read_text(encoding="utf-8"))
-        if told["request"]["episodes"] == episodes and told["request"]["attack"] is None:
+        asked = told["request"]
+        plain = asked["attack"] is None and not asked.get("epsilon") and asked.get("seed") is None
+        if plain and asked["episodes"] == episodes:
             return {key: told[key] for key in ("step", "return", "success") if key in told} | {"episodes": episodes}
     return None
 
