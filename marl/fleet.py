@@ -95,7 +95,7 @@ class RayCluster:
         """The module `ray`, connected.
 
         Raises:
-            ConnectionError: no cluster answers at the address.
+            Mistake: no cluster answers at the address.
             RuntimeError: Ray would listen beyond this machine.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -140,7 +140,7 @@ class RayCluster:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, TimeoutError, socket.gaierror) as error:
             advice = "start one with `ray start --head`"
-            raise ConnectionError(f"ray.address={address}: no Ray cluster answers there; {advice}") from error
+            raise Mistake(f"ray.address={address}: no Ray cluster answers there; {advice}") from error
         self._connected = True
         cores = ray.cluster_resources().get("CPU", 0)
         if self._cores > cores:

@@ -265,10 +265,7 @@ def train(settings: Settings) -> int:
 
 
 def _train(settings: Settings, learner: Learner, folder: Path) -> int:
-    try:
-        run = Run(settings, learner, folder)
-    except ConnectionError as refusal:
-        raise Mistake(str(refusal)) from refusal
+    run = Run(settings, learner, folder)
     try:
         with run.stoppable():
             run.resume() if settings.resume else run.begin()
