@@ -22,18 +22,22 @@ RANDOM = (11 - 30 - 30 + 7 + 6 + 0 + 0 + 0 + 5) / 9
 """What a choice at random pays in climbing."""
 
 
+def played(settings):
+    """A whole run, as `marl.train` makes it."""
+    learner = build.learner(settings, build.spec(settings), build.device(settings))
+    run = Run(settings, learner, cli.open_folder(settings))
+    try:
+        run.play()
+    finally:
+        run.close()
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A run of some updates, with its checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
     (settings,) = cli.parse([*TRAIN, "name=short", f"logdir={folder}"], algos.ALGORITHMS, envs.ENVIRONMENTS)
-    run = Run(
-        settings, build.learner(settings, build.spec(settings), build.device(settings)), cli.open_folder(settings)
-    )
-    try:
-        run.play()
-    finally:
-        run.close()
+    played(settings)
     return folder / "short"
 
 
@@ -74,13 +78,7 @@ def test_what_interfered_in_training_is_named_and_may_be_left_out(tmp_path):
         algos.ALGORITHMS,
         envs.ENVIRONMENTS,
     )
-    run = Run(
-        settings, build.learner(settings, build.spec(settings), build.device(settings)), cli.open_folder(settings)
-    )
-    try:
-        run.play()
-    finally:
-        run.close()
+    played(settings)
     saved = tmp_path / "robust"
     disturbed, alone = told(saved, "episodes=200"), told(saved, "episodes=200", "interventions=false")
     harmless = told(saved, "episodes=200", "interventions=false", "attack=random_actions", "attack.probability=0")
