@@ -83,12 +83,17 @@ def held_folder(settings: Settings) -> Iterator[Path]:
 def _alone_in(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle, folder)
         yield
-    except BlockingIOError as error:
-        raise Mistake(f"resume={folder}: that run is alive in another process; allowed are runs that ended") from error
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Mistake(f"resume={folder}: that run is alive in another process; allowed are runs that ended") from error
 
 
 def _fresh_folder(settings: Settings) -> Path:
