@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs import refusal, without_screen
-from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
+from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide, no_pictures
 from marl.types import Array, EnvSpec
 
 
@@ -144,7 +144,7 @@ class SingleWorld(Env):
     def render(self) -> Array:
         """The picture of a twin that replays this episode, so that worlds which are not looked at draw nothing."""
         if "rgb_array" not in self._world.metadata.get("render_modes", ()):
-            raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+            raise no_pictures(self.spec)
         if self._twin is None:
             self._twin = build(self._config, render_mode="rgb_array")
         if self._drawn is None:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs import refusal
-from marl.env import BatchedEnv, EnvUnavailable, Moments
+from marl.env import BatchedEnv, Moments, no_pictures
 from marl.types import Array, Column, EnvSpec
 
 END = -1
@@ -181,7 +181,7 @@ class MatrixGames(BatchedEnv):
         return now
 
     def render(self, copy: int = 0) -> Array:
-        raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+        raise no_pictures(self.spec)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -26,7 +26,7 @@ import numpy as np
 
 from envs import refusal
 from envs.zoo import EXAMPLE, build
-from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
+from marl.env import BatchedEnv, Env, Moment, SideBySide, no_pictures
 from marl.types import Array, Column, EnvSpec
 
 REWARDS = ("sum", "mean")
@@ -237,7 +237,7 @@ class ParallelWorld(Env):
     def render(self) -> Array:
         """The picture of a twin that replays this episode, so that worlds which are not looked at draw nothing."""
         if "rgb_array" not in self._world.metadata.get("render_modes", ()):
-            raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+            raise no_pictures(self.spec)
         if self._twin is None:
             self._twin = build(self._config.id, {**self._config.kwargs, "render_mode": "rgb_array"})
         if self._drawn is None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, sqrt
 
 import numpy as np
 
@@ -55,9 +56,10 @@ def refuse_bad(config: Config) -> None:
     for key, least in (("hunters", 2), ("stags", 1), ("grid", 2), ("sight", 1), ("horizon", 1)):
         if vars(config)[key] < least:
             raise refusal(f"env.{key}", vars(config)[key], f"allowed are {least} and more")
-    if config.hunters + config.stags > config.grid**2:
-        cells = f"{config.grid**2 - config.stags} and fewer, so that all have a cell"
-        raise refusal("env.hunters", config.hunters, f"allowed are {cells}")
+    actors = config.hunters + config.stags
+    if actors > config.grid**2:
+        least = f"{ceil(sqrt(actors))} and more with env.hunters={config.hunters} and env.stags={config.stags}"
+        raise refusal("env.grid", config.grid, f"allowed are {least}, so that all have a cell")
     if not -np.inf < config.penalty <= 0:
         raise refusal("env.penalty", config.penalty, "allowed are numbers up to 0")
     if not 0 < config.reward < np.inf:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write under a temporary name, rename, then drop all but the last ``keep``."""
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{checkpoint.step:012d}"
-    writing = folder / f".writing-{os.getpid()}"
+    writing = folder / ".writing"
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     sums = {}
@@ -80,6 +81,20 @@ def _load(path: Path, only: tuple[str, ...] | None) -> Checkpoint:
                 raise ValueError(f"{name} is not what was written")
             tensors[stem] = load_file(path / name)
     return Checkpoint(written["step"], tensors, written["state"])
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """What a checkpoint holds is put where ``config.yaml`` has made room for it.
+
+    Raises:
+        NoCheckpoint: there is other room than that.
+    """
+    try:
+        yield
+    except (RuntimeError, KeyError) as fault:
+        first = str(fault).partition("\n")[2].partition("\n")[0].strip() or str(fault)
+        raise NoCheckpoint(f"{folder}: config.yaml describes something else than was saved: {first}") from fault
 
 
 def saved(folder: Path) -> list[Path]:

@@ -27,9 +27,10 @@ def of_base() -> Iterator[None]:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """The end of an error message: the nearest of ``names``, or nothing."""
-    nearest = get_close_matches(word, list(names), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    """The end of an error message: the nearest of ``names``, whatever its case, or nothing."""
+    called = {name.lower(): name for name in names}
+    nearest = get_close_matches(word.lower(), list(called), n=1)
+    return f"; did you mean {called[nearest[0]]}?" if nearest else ""
 
 
 def one_of(default: str | None, *others: str) -> Any:
@@ -61,7 +62,7 @@ class Learning:
     updates_per_episode: float = number(1.0, above=0)  # updates for each training episode that comes in
     burn_in: int = count(32)  # episodes stored before the first update
     every_episodes: int = count(1)  # updates wait until this many episodes have come, then all that are due are made
-    threads: int = count(1)  # CPU threads of the learner
+    threads: int = number(1, least=1, most=1024)  # CPU threads of the learner
 
 
 @dataclass(frozen=True)

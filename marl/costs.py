@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -53,19 +53,21 @@ def in_turn(learners: Sequence[Learner], turns: int) -> list[list[float]]:
     return spent
 
 
-def costs(runs: Sequence[Settings], turns: int) -> Table:
-    """One row for each run. Delayed copies stay as they are meanwhile, since no episode comes in.
+def costs(runs: Mapping[str, Settings], turns: int) -> Table:
+    """One row for each run, by what it is called. Delayed copies stay as they are meanwhile: no episode comes in.
 
     Raises:
         Mistake: the runs are not of one world, whose episodes they could share.
     """
-    first = runs[0]
-    if any(settings.env != first.env for settings in runs):
+    first = next(iter(runs.values()))
+    if any(settings.env != first.env for settings in runs.values()):
         raise Mistake("env: updates are compared on the same episodes; name one world only")
     torch.set_num_threads(first.learner.threads)
-    records = episodes(replace(first, learner=replace(first.learner, batch=max(r.learner.batch for r in runs))))
+    records = episodes(
+        replace(first, learner=replace(first.learner, batch=max(r.learner.batch for r in runs.values())))
+    )
     spec, learners = build.spec(first), []
-    for settings in runs:
+    for settings in runs.values():
         learner = build.learner(settings, spec, build.device(settings))
         for record in records:
             learner.absorb(record)
@@ -74,15 +76,15 @@ def costs(runs: Sequence[Settings], turns: int) -> Table:
     table.title = f"{first.env.name}, {first.learner.batch} episodes, {learners[0].device}"
     spent = in_turn(learners, turns)
     least, median = min(spent[0]), statistics.median(spent[0])
-    for settings, own in zip(runs, spent, strict=True):
+    for name, own in zip(runs, spent, strict=True):
         times = (min(own), statistics.median(own))
         ratios = (times[0] / least, times[1] / median)
-        table.add_row(settings.algo.name, *(f"{ms:.1f}" for ms in times), *(f"{ratio:.2f}" for ratio in ratios))
+        table.add_row(name, *(f"{ms:.1f}" for ms in times), *(f"{ratio:.2f}" for ratio in ratios))
     return table
 
 
-def asked(argv: Sequence[str]) -> list[Settings]:
-    """The settings of each run.
+def asked(argv: Sequence[str]) -> dict[str, Settings]:
+    """The settings of each run, by what the command line says of it alone.
 
     Raises:
         Mistake: they cannot be, or there are none to compare.
@@ -91,11 +93,11 @@ def asked(argv: Sequence[str]) -> list[Settings]:
     if not ends:
         raise Mistake(f"{' '.join(argv)}: nothing to compare; write -- before each algo=NAME")
     common, groups = argv[: ends[0]], zip(ends, [*ends[1:], len(argv)], strict=True)
-    return [
-        settings
-        for begin, end in groups
-        for settings in cli.parse([*common, *argv[begin + 1 : end]], algos.ALGORITHMS, envs.ENVIRONMENTS)
-    ]
+    runs = {}
+    for begin, end in groups:
+        own = argv[begin + 1 : end]
+        runs[" ".join(own)] = cli.parse([*common, *own], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    return runs
 
 
 def main(argv: Sequence[str], turns: int = TURNS) -> int:
@@ -106,8 +108,7 @@ def main(argv: Sequence[str], turns: int = TURNS) -> int:
     try:
         Console().print(costs(asked(argv), turns))
     except Mistake as mistake:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return 2
+        return cli.refuse(mistake)
     return 0
 
 

@@ -20,6 +20,11 @@ class EnvUnavailable(RuntimeError):
     """A registered environment cannot run here; the message says what to install, in one line."""
 
 
+def no_pictures(spec: EnvSpec) -> EnvUnavailable:
+    """The refusal of a world that cannot be filmed."""
+    return EnvUnavailable(f"{spec.name} draws no pictures: neither video=true nor log.video_every_steps films it")
+
+
 @dataclass(frozen=True)
 class Moment:
     """What one copy says after `reset` or `step`.
@@ -97,7 +102,7 @@ class Env(ABC):
         Raises:
             EnvUnavailable: this world has no pictures.
         """
-        raise EnvUnavailable(f"{self.spec.name} draws no pictures")
+        raise no_pictures(self.spec)
 
     def close(self) -> None:  # noqa: B027 - a world without engines or windows has nothing to free
         """Free engines and windows. Closing twice is allowed."""

@@ -16,6 +16,7 @@ usage: python -m marl.evaluate run=RUN [key=value ...] [attack=NAME [attack.KEY=
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -31,9 +32,10 @@ import algos
 import envs
 from marl import build, checkpoint
 from marl.command import cli
-from marl.command.request import parse_argument
+from marl.command.request import setting
 from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, check_values, count, number, suggestion
+from marl.env import EnvUnavailable
 from marl.fleet import make_fleet
 from marl.reporting import video
 from marl.reporting.statistics import Estimate, mean_interval, success_interval
@@ -68,24 +70,19 @@ def read(argv: Sequence[str]) -> Request:
     Raises:
         Mistake: a key or value that is not there, or no run.
     """
-    root, attack, rest = tree(Request), None, []
-    for argument in argv:
-        override = parse_argument(argument)
-        key, value = override.key_or_group, override.value()
-        if key == "attack" and value is not None:
-            attack = tree(algos.attack_config(_attack(value)))
-        elif key.startswith("attack."):
-            rest.append((key.removeprefix("attack."), value))
-        else:
-            put(root, key, value)
-    for key, value in rest:
-        if attack is None:
-            raise Mistake(f"attack.{key}={value}: no attacker is chosen; say attack=NAME")
-        put(attack, key, value)
+    root, given = tree(Request), dict(setting(argument) for argument in argv)
+    attack = given.pop("attack", None)
+    if attack is not None:
+        root.attack = tree(algos.attack_config(_attack(attack)))
+    for key, value in given.items():
+        if attack is None and key.startswith("attack."):
+            raise Mistake(f"{key}={value}: no attacker is chosen; say attack=NAME")
+        if key == "attack.name":
+            raise Mistake(f"{key}={value}: an attacker is chosen by attack=NAME")
+        put(root, key, value)
     request: Request = OmegaConf.to_object(root)  # type: ignore[assignment]
     if not request.run:
         raise Mistake("run: no run is chosen; say run=FOLDER")
-    request = replace(request, attack=OmegaConf.to_object(attack) if attack is not None else None)
     check_values(request)
     return request
 
@@ -98,13 +95,18 @@ def _attack(name: Any) -> str:
 
 
 def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Array], int]:
-    """What the newest whole checkpoint of a run acts with, and its environment steps."""
+    """What the newest whole checkpoint of a run acts with, and its environment steps.
+
+    Raises:
+        NoCheckpoint: there is none, or it is of other settings.
+    """
     saved = checkpoint.load_latest(folder / "checkpoints", warn, only=("learner",))
     parts = algos.assemble(build.spec(settings), settings.algo)
     for name, part in parts.named():
         prefix = f"{name}.state."
         kept = saved.tensors["learner"].items()
-        part.load_state_dict({key[len(prefix) :]: value for key, value in kept if key.startswith(prefix)})
+        with checkpoint.fitting(folder):
+            part.load_state_dict({key[len(prefix) :]: value for key, value in kept if key.startswith(prefix)})
     return {name: tensor.detach().numpy() for name, tensor in parts.travelling().items()}, saved.step
 
 
@@ -152,9 +154,20 @@ def measure(records: Sequence[Record]) -> dict[str, Estimate]:
     return told
 
 
+def make_room(folder: Path) -> None:
+    """Make the place where `save` writes.
+
+    Raises:
+        Mistake: the run's folder cannot be written.
+    """
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"run={folder}: cannot be written: {error.strerror}; allowed is a copy that can") from error
+
+
 def save(folder: Path, name: str, told: dict[str, Any]) -> Path:
     """JSON in the run's folder, whole or not at all; a number is added to a name that is taken."""
-    (folder / FOLDER).mkdir(exist_ok=True)
     file, number = folder / FOLDER / f"{name}.json", 1
     while file.exists():
         number += 1
@@ -180,24 +193,25 @@ def evaluate(argv: Sequence[str]) -> int:
         settings, folder = cli.load(request.run, algos.ALGORITHMS, envs.ENVIRONMENTS, logdir=request.logdir)
         settings = settings if request.seed is None else replace(settings, seed=request.seed)
         weights, step = saved_weights(settings, folder, warn)
-    except (Mistake, checkpoint.NoCheckpoint) as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
-    rollouts = play(settings, request, weights, step, warn)
+        make_room(folder)
+        rollouts = play(settings, request, weights, step, warn)
+    except (Mistake, EnvUnavailable, checkpoint.NoCheckpoint) as mistake:
+        return cli.refuse(mistake)
     estimates = measure([record for rollout in rollouts for record in rollout.records])
     label = against(settings, request)
     table = Table(title=f"{folder} at step {step:,}, {label}, {request.episodes} episodes", box=None)
     for heading in ("", "mean", "95 % interval"):
         table.add_column(heading, justify="right")
     for name, estimate in estimates.items():
-        table.add_row(name, f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}")
+        spread = f"{estimate.low:.4g} to {estimate.high:.4g}" if math.isfinite(estimate.low) else "none of one episode"
+        table.add_row(name, f"{estimate.value:.4g}", spread)
     console.print(table)
     told = {"run": folder.name, "step": step, "request": asdict(request)}
-    told |= {name: estimate._asdict() for name, estimate in estimates.items()}
+    told |= {name: estimate.plain() for name, estimate in estimates.items()}
     if rollouts[0].frames is not None:
         film = video.save(rollouts[0].frames, FILM_SPEED, folder / "videos" / f"evaluation_{step:010d}_{label}")
-        console.print(f"film: {film}")
-    console.print(f"saved: {save(folder, f'{step:010d}_{label}', told)}")
+        console.print(f"film: {film}", soft_wrap=True)
+    console.print(f"saved: {save(folder, f'{step:010d}_{label}', told)}", soft_wrap=True)
     return 0
 
 

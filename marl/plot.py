@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,22 @@ def _dress(panel: Axes, task: str, metric: str) -> None:
     panel.legend(frameon=False, fontsize=9)
 
 
+def make_room(out: Path) -> None:
+    """Make the folder of the PNG.
+
+    Raises:
+        Unplottable: no PNG can be written there.
+    """
+    if out.is_dir() or out.suffix.lower() != ".png":
+        raise Unplottable(f"--out {out}: allowed is a file that ends with .png")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unplottable(f"--out {out}: cannot be written: {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise Unplottable(f"--out {out}: cannot be written: {out.parent} is read-only")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Unplottable(message)
@@ -88,6 +105,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("plot.png"), help="where the PNG goes (plot.png)")
     try:
         asked = parser.parse_args(arguments)
+        make_room(asked.out)
         runs = find_runs(asked.runs)
         metric_of(runs, asked.metric)
         curves = [curve(group, asked.metric) for group in grouped(runs, asked.by.split(","))]
@@ -95,8 +113,9 @@ def main(arguments: Sequence[str]) -> int:
     except (Unplottable, ModuleNotFoundError) as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(asked.out, format="png")
+    writing = asked.out.with_name(f".{asked.out.name}-{os.getpid()}")
+    figure.savefig(writing, format="png")
+    writing.replace(asked.out)
     for c in curves:
         _report(c, asked.metric)
     print(asked.out)

@@ -34,7 +34,7 @@ from omegaconf import OmegaConf
 
 import algos
 import envs
-from marl.command.cli import HELP
+from marl.command.cli import HELP, INTERRUPTED, refuse
 from marl.command.compose import Registries
 from marl.command.request import probe
 from marl.command.typed import put, tree
@@ -46,7 +46,6 @@ from marl.reproduction.tables import Row, Table
 REGISTRIES = Registries(algos.ALGORITHMS, envs.ENVIRONMENTS)
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 LIST, RANDOM, README = ("--list",), ("--random",), ("--readme",)
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,15 @@ def evaluate(run: Path, episodes: int) -> list[str] | None:
     if not episodes or results.final_policy(run, episodes) is not None:
         return None
     return [sys.executable, "-m", "marl.evaluate", f"run={run}", f"episodes={episodes}"]
+
+
+def make_room(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(
+            f"{folder}: cannot be made: {error.strerror}; allowed are folders for results and logdir"
+        ) from error
 
 
 def reproduce(work: Work) -> int:
@@ -244,10 +252,11 @@ def main(argv: Sequence[str]) -> int:
         if switches.intersection(LIST):
             print_rows(work, commands=True)
             return 0
+        for folder in (work.results, work.runs):
+            make_room(folder)
         return play_at_random(work) if switches.intersection(RANDOM) else reproduce(work)
     except Mistake as mistake:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return 2
+        return refuse(mistake)
 
 
 if __name__ == "__main__":

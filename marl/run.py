@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from marl import build, checkpoint
@@ -26,6 +28,7 @@ from marl.reporting.tally import Tally
 from marl.schedule import Schedule
 from marl.worker import TRAIN, Plan, Rollout
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 FILM_SPEED = 10
 """Frames per second of evaluation videos."""
 
@@ -178,16 +181,22 @@ class Run:
         """Go on from the newest checkpoint that is whole; a run that ended before its first one starts again.
 
         Raises:
-            NoCheckpoint: all of them are damaged.
+            NoCheckpoint: all of them are damaged or gone, or of other settings.
         """
-        if not checkpoint.saved(self.folder / "checkpoints"):
+        checkpoints = self.folder / "checkpoints"
+        if not checkpoint.saved(checkpoints):
+            if checkpoints.exists() and not any(
+                checkpoints.iterdir()
+            ):  # a first one that was cut short leaves its trace
+                raise NoCheckpoint(f"{checkpoints} is empty; from={self.folder} starts a new run with these settings")
             self.log.rewind({})
             self.log.warn(f"{self.folder} has no checkpoint yet: it starts from the beginning")
             self.begin()
             return
-        saved = checkpoint.load_latest(self.folder / "checkpoints", self.log.warn)
-        self.learner.restore(saved.tensors["learner"], saved.state["learner"])
-        self.learner.replay.restore(saved.tensors["replay"])
+        saved = checkpoint.load_latest(checkpoints, self.log.warn)
+        with checkpoint.fitting(self.folder):
+            self.learner.restore(saved.tensors["learner"], saved.state["learner"])
+            self.learner.replay.restore(saved.tensors["replay"])
         self.schedule.restore(saved.state["schedule"])
         self.tally.restore(saved.state["tally"])
         self.log.rewind(saved.state["log"])
@@ -205,9 +214,8 @@ class Run:
         """What is told once, at the start."""
         self.log.hyperparameters(cli.flat(self.settings))
         replay = self.learner.replay
-        self.log.note(
-            f"replay: {replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}"
-        )
+        room = f"{replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}"
+        self.log.note(f"{self.folder}: replay of {room}")
 
     def report(self, fault: NonFinite) -> str:
         """Save the batch that broke the run; one line for the user."""
@@ -279,5 +287,9 @@ def _train(settings: Settings, learner: Learner, folder: Path) -> int:
         return 1
     except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
         raise Mistake(str(fault)) from fault
+    except (OSError, SafetensorError) as fault:
+        if isinstance(fault, OSError) and fault.errno not in UNWRITABLE:
+            raise
+        raise Mistake(f"{folder}: cannot be written any more: {fault}; resume={folder} goes on once it can") from fault
     finally:
         run.close()

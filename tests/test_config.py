@@ -107,6 +107,10 @@ MISTAKES = [
     ("algo=qmix env=meet phases=[{name:a,steps:3}]", ["steps=2000000", "3", "phases"]),
     ("algo=qmix env=meet steps=3 phases=[{name:a,steps:3},{name:b,steps:0}]", ["phases.1.steps=0", "1 and more"]),
     ("algo=qmix env=meet env.agents=1", ["env.agents=1", "2 and more"]),
+    ("algo=qmix env=meet learner.threads=100000", ["learner.threads=100000", "1 to 1024"]),
+    ("algo=qmix env=jaxmarl env.id=smax", ["env.id=smax", "did you mean SMAX?"]),
+    ("algo=qmix env=jaxmarl env.id=SMAX env.kwargs.attack_mode=closet", ["attack_mode=closet", "mean closest?"]),
+    ("algo=qmix env=stag_hunt env.stags=1000", ["env.grid=10", "32 and more", "env.stags=1000"]),
     # syntax
     ("algo=qmix env=meet learner.batch", ["learner.batch", "key=value"]),
     ("algo=qmix env=meet name=[1", ["name=[1", "key=value"]),
@@ -114,6 +118,8 @@ MISTAKES = [
     ("algo=qmix env=meet seed=0,1", ["seed=0,1", "-m"]),
     ("algo=qmix env=meet --multi", ["--multi", "did you mean --multirun?"]),
     ("-m algo=qmix env=meet learner.updates_per_episode=interval(0,1)", ["interval(0,1)", "range(start,stop)"]),
+    ("-m algo=qmix env=meet seed=range(3,0)", ["seed=range(3,0)", "no value"]),
+    ("-m algo=qmix env=meet seed=range(0,9,0)", ["seed=range(0,9,0)", "zero"]),
     # saved runs
     ("from=nowhere", ["from=nowhere", "config.yaml", "runs"]),
     ("resume=nowhere", ["resume=nowhere", "config.yaml", "runs"]),
@@ -141,6 +147,22 @@ def test_a_mistake_found_by_the_run_itself_is_told_alike(capsys: Capture) -> Non
 
     assert run(refuse, *TOY) == 2
     assert capsys.readouterr().err == "error: replay.capacity=5000: too large\n"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_the_same_name_takes_the_place_of_none_of_ours(packed: bool) -> None:
+    """Researchers have folders called configs and envs: they do no harm, and packages of that name are named."""
+    for name in ("algos", "configs", "envs"):
+        Path(name).mkdir()
+    if packed:
+        Path("envs/__init__.py").touch()
+    command = [sys.executable, "-m", "marl.train", *TOY, "--cfg"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if packed:
+        *_, last = done.stderr.splitlines()
+        assert done.returncode == 1 and last.startswith(f"ImportError: envs: {Path('envs').resolve()} hides")
+    else:
+        assert done.returncode == 0 and "name: meet" in done.stdout
 
 
 # composition
@@ -298,6 +320,20 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_an_interruption() -> None
     assert seen == [0, 1, 2, 3]
 
 
+def test_a_sweep_goes_on_after_a_run_that_is_refused(capsys: Capture) -> None:
+    seen: list[int] = []
+
+    def main(made: Settings) -> int:
+        seen.append(made.seed)
+        if made.seed == 1:
+            raise Mistake("replay.capacity=5000: too large")
+        return 0
+
+    assert run(main, "-m", *TOY, "seed=0,1,2") == 2
+    assert seen == [0, 1, 2]
+    assert capsys.readouterr().err == "error: qmix_meet_s1: replay.capacity=5000: too large\n"
+
+
 # folders
 
 
@@ -384,6 +420,12 @@ def test_a_mistyped_run_is_suggested() -> None:
         settings("from=qmix_met_s0")
 
 
+def test_a_file_that_is_no_text_is_named() -> None:
+    Path("broken.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Mistake, match="broken.yaml: not "):
+        settings("from=broken.yaml")
+
+
 @pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "algo: qmix\nenv: meet\n", "seed: 3\n"])
 def test_a_file_that_is_no_configuration_is_named(text: str) -> None:
     Path("broken.yaml").write_text(text)
@@ -395,6 +437,9 @@ def test_a_file_that_is_no_configuration_is_named(text: str) -> None:
 def test_no_run_writes_into_another() -> None:
     assert [opened(*TOY).name for _ in range(3)] == ["qmix_meet_s0", "qmix_meet_s0-2", "qmix_meet_s0-3"]
     assert OmegaConf.load("runs/qmix_meet_s0-2/config.yaml").name == "qmix_meet_s0-2"
+    opened(*TOY, "name=qmix_meet_s0_long")
+    with pytest.raises(Mistake, match="^name=qmix_meet_s0_long: "):
+        opened(*TOY, "name=qmix_meet_s0_long")
     opened(*TOY, "name=mine")
     with pytest.raises(Mistake, match="^name=mine: .*resume=runs/mine"):
         opened(*TOY, "name=mine")

@@ -15,14 +15,17 @@ SMALL = ["env=matrix", "algo.hidden=8", "learner.batch=4", "learner.burn_in=4"]
 
 def test_every_update_is_told_beside_the_first(capsys):
     assert costs.main([*SMALL, "--", "algo=qmix", "--", "algo=s2q", "algo.floor=30", "--", "algo=wqmix"], turns=2) == 0
-    rows = re.findall(r"(\w+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) *$", capsys.readouterr().out, re.MULTILINE)
-    assert [row[0] for row in rows] == ["qmix", "s2q", "wqmix"]
+    rows = re.findall(r"([\w=.]+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) *$", capsys.readouterr().out, re.MULTILINE)
+    assert [row[0] for row in rows] == ["algo=qmix", "algo.floor=30", "algo=wqmix"]
     assert rows[0][3:] == ("1.00", "1.00") and all(float(number) > 0 for row in rows for number in row[1:])
 
 
 def test_there_are_episodes_for_the_largest_batch():
     runs = costs.asked([*SMALL, "--", "algo=vdn", "--", "algo=qmix", "learner.batch=9"])
-    assert [settings.learner.batch for settings in runs] == [4, 9]
+    assert {name: settings.learner.batch for name, settings in runs.items()} == {
+        "algo=vdn": 4,
+        "algo=qmix learner.batch=9": 9,
+    }
     assert costs.costs(runs, turns=1).row_count == 2
 
 
@@ -32,6 +35,7 @@ def test_there_are_episodes_for_the_largest_batch():
         (["env=matrix", "--", "algo=qmix", "--", "algo=vdn", "env=meet"], "env: "),
         (["env=matrix", "--", "algo=qmix", "--", "algo=no_such"], "algo=no_such"),
         (["env=matrix", "algo=qmix"], "nothing to compare"),
+        (["env=matrix", "--cfg", "--", "algo=qmix"], "--cfg"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(arguments, told, capsys):

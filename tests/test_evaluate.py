@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -11,13 +12,14 @@ import algos
 import envs
 from marl import build, evaluate
 from marl.command import cli
-from marl.run import Run
+from marl.run import Run, train
 
 TRAIN = [
     "algo=vdn", "env=matrix", "env.game=climbing", "steps=64", "algo.hidden=8", "rollout.workers=1",
     "rollout.backend=inline", "rollout.envs_per_worker=8", "learner.batch=8", "learner.burn_in=8",
     "eval.every_steps=64", "eval.episodes=2", "log.terminal=false", "checkpoint.every_steps=64",
 ]  # fmt: skip
+REGISTERED = (algos.ALGORITHMS, envs.ENVIRONMENTS)
 RANDOM = (11 - 30 - 30 + 7 + 6 + 0 + 0 + 0 + 5) / 9
 """What a choice at random pays in climbing."""
 
@@ -36,7 +38,7 @@ def played(settings):
 def saved(tmp_path_factory):
     """A run of some updates, with its checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
-    (settings,) = cli.parse([*TRAIN, "name=short", f"logdir={folder}"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([*TRAIN, "name=short", f"logdir={folder}"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     played(settings)
     return folder / "short"
 
@@ -73,7 +75,7 @@ def test_an_attacker_of_choice_plays_along(saved):
 
 def test_what_interfered_in_training_is_named_and_may_be_left_out(tmp_path):
     trained = ["algo=random_attack", "algo.base=vdn", "algo.attack.probability=1", "algo.attack.budget=100"]
-    (settings,) = cli.parse(
+    settings = cli.parse(
         [*trained, *TRAIN[1:4], "algo.base.hidden=8", *TRAIN[5:], "name=robust", f"logdir={tmp_path}"],
         algos.ALGORITHMS,
         envs.ENVIRONMENTS,
@@ -89,6 +91,25 @@ def test_what_interfered_in_training_is_named_and_may_be_left_out(tmp_path):
     names = sorted(path.name for path in saved.glob("evaluations/*.json"))
     labels = ["clean", "random_actions", "training", "training+random_actions"]
     assert names == sorted(f"0000000064_{label}.json" for label in labels)
+
+
+def test_one_episode_has_no_interval(saved, capsys):
+    once = told(saved, "episodes=1", "epsilon=0.3")["return"]
+    assert once["low"] is once["high"] is None and once["n"] == 1, "JSON has no NaN"
+    assert "none of one episode" in capsys.readouterr().out
+
+
+def test_a_configuration_that_was_edited_is_not_taken_for_that_of_the_checkpoint(saved, tmp_path, capsys):
+    edited = tmp_path / "edited"
+    shutil.copytree(saved, edited)
+    config = edited / "config.yaml"
+    config.write_text(config.read_text().replace("hidden: 8\n", "hidden: 16\n"))
+    for refused in (evaluate.evaluate([f"run={edited}"]), cli.run(train, [f"resume={edited}"], *REGISTERED)):
+        assert refused == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(f"error: {edited}: config.yaml describes something else") and "size mismatch" in line
 
 
 def test_help_tells_every_setting(capsys):
@@ -110,6 +131,11 @@ def test_help_tells_every_setting(capsys):
         (["run={saved}", "attack=random_action"], "random_actions"),
         (["run={saved}", "attack.budget=3"], "no attacker is chosen"),
         (["run={saved}", "attack=random_actions", "attack.budget=-3"], "attack.budget=-3: allowed are"),
+        (["run={saved}", "attack=random_actions", "attack.budgt=3"], "did you mean attack.budget?"),
+        (["run={saved}", "attack=random_actions", "attack.name=other"], "chosen by attack=NAME"),
+        (["run={saved}", "attack=random_actions,none"], "attack=random_actions,none: allowed is one value"),
+        (["run={saved}", "seed=1,2"], "seed=1,2: allowed is one value"),
+        (["run={saved}", "video=true"], "matrix:climbing draws no pictures"),
         (["{saved}"], "allowed is key=value"),
     ],
 )

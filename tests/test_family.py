@@ -450,7 +450,7 @@ def test_settings_of_qplex_are_the_released_ones():
     """wjh720/QPLEX: PyMARL's optimiser and replay; sizes of its matrix games, but as many heads as on SMAC."""
 
     def chosen(*arguments):
-        return cli.parse(["algo=qplex", "env=matrix", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+        return cli.parse(["algo=qplex", "env=matrix", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
 
     algo, learner = chosen().algo, chosen().learner
     assert (algo.heads, algo.advantage_layers, algo.advantage_embed, algo.hyper_embed) == (4, 3, 64, 64)
@@ -460,10 +460,10 @@ def test_settings_of_qplex_are_the_released_ones():
 
 
 def test_settings_of_pqn_are_the_released_ones():
-    algo = cli.parse(["algo=pqn_vdn", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0].algo
+    algo = cli.parse(["algo=pqn_vdn", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS).algo
     assert (algo.hidden, algo.dense_layers, algo.layer_norm, algo.td_lambda) == (512, 2, True, 0.85)
     assert algo.optimizer == Optimizer("radam", lr=2.5e-4, clip=1.0, lr_decay=True)
-    tuned = cli.parse(["algo=pqn_vdn", "env=matrix", "recipe=tuned"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0].algo
+    tuned = cli.parse(["algo=pqn_vdn", "env=matrix", "recipe=tuned"], algos.ALGORITHMS, envs.ENVIRONMENTS).algo
     assert (tuned.dense_layers, tuned.optimizer.lr_decay) == (2, False)
 
 

@@ -44,7 +44,7 @@ OPTIONS = [
 
 
 def settings(*arguments: str) -> Settings:
-    return cli.parse([*arguments, "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+    return cli.parse([*arguments, "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
 
 
 @cache
@@ -189,7 +189,7 @@ def test_a_recipe_comes_after_the_algorithm_and_before_the_rest() -> None:
     assert settings("algo=qmix", "recipe=pymarl").algo.optimizer.name == "rmsprop"
     assert settings("algo=qmix", "recipe=pymarl").rollout.epsilon_steps == settings("algo=qmix").rollout.epsilon_steps
     assert settings("algo=qmix", "recipe=pymarl", "algo.optimizer.lr=7e-4").algo.optimizer.lr == 7e-4
-    spread = cli.parse(["experiment=qmix_spread", "recipe=pymarl"], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+    spread = cli.parse(["experiment=qmix_spread", "recipe=pymarl"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     assert (spread.algo.optimizer.name, spread.algo.gamma) == ("rmsprop", 0.9)
 
 

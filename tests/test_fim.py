@@ -541,7 +541,7 @@ def test_visibility_is_refused_where_it_has_no_meaning():
 
 def test_settings_are_those_of_the_specification():
     """Section 6, for SMAC; with the recurrent base of PyMARL2."""
-    (settings,) = cli.parse(["algo=fim", "env=push_box"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse(["algo=fim", "env=push_box"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     algo, base = settings.algo, settings.algo.base
     assert (algo.alpha, algo.c_max, algo.eta, algo.anneal, algo.bins, algo.norm) == (0.05, 1.0, 0.9, False, 10, "max")
     assert (algo.delta_mode, algo.rho, algo.delta, algo.statistic_steps) == ("relative", 0.5, 0.3, 100_000)
@@ -710,7 +710,7 @@ def test_a_run_watches_first_then_learns_and_draws_what_it_selected(tmp_path):
     words += " algo.delta_mode=absolute algo.model_updates=1 learner.batch=4 learner.burn_in=4 log.every_steps=100"
     words += " eval.every_steps=700 eval.episodes=2 log.terminal=false"
     phases = "phases=[{name:statistic,steps:400,updates:false,epsilon:1},{name:train,fresh_replay:true}]"
-    (settings,) = cli.parse([*words.split(), phases], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([*words.split(), phases], algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), tmp_path)
     try:
         run.play()

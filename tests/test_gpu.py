@@ -22,7 +22,7 @@ SPEC = Clockwork.spec
 
 
 def learner(name: str, device: str, **options) -> Learner:
-    (settings,) = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     torch.manual_seed(0)
     parts = algos.assemble(SPEC, settings.algo)
     layout = {**SPEC.fields(), **parts.columns()}
@@ -32,7 +32,7 @@ def learner(name: str, device: str, **options) -> Learner:
 
 def play(subject: Learner, name: str) -> None:
     """Three rounds of eight episodes, learned from as they come."""
-    (settings,) = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     worker = Worker(algos.assemble(SPEC, settings.algo), SideBySide(Clockwork, 8), 0)
     for number in range(3):
         worker.load(subject.weights())

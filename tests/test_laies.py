@@ -73,7 +73,7 @@ def test_the_diligence_of_the_team_has_a_bound_of_its_own():
 
 
 def test_settings_are_those_of_the_released_code():
-    (settings,) = cli.parse(["algo=laies", "env=push_box"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse(["algo=laies", "env=push_box"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     algo = settings.algo
     assert (algo.beta1, algo.beta2, algo.idi_clip, algo.cdi_clip, algo.clip) == (100.0, 2.0, 0.002, 0.06, 1.0)
     assert (algo.cdi, algo.cdi_samples, algo.anneal, algo.anneal_steps) == ("change", 16, True, 2_000_000)

@@ -325,6 +325,6 @@ def test_compiled_networks_compute_the_same():
 
 def test_a_replay_too_small_for_networks_of_their_own_is_refused():
     line = "algo=fox env=meet algo.fnet_batch=32 replay.capacity=16 learner.batch=8 learner.burn_in=8"
-    (settings,) = cli.parse(line.split(), algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse(line.split(), algos.ALGORITHMS, envs.ENVIRONMENTS)
     with pytest.raises(Mistake, match="replay.capacity=16: fox fits networks of its own to 32 episodes"):
         build.learner(settings, build.spec(settings), CPU)

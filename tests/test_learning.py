@@ -23,7 +23,7 @@ ONE_STEP = ["env=matrix", "steps=12000", "learner.batch=64", "learner.burn_in=64
 def learn(folder: Path, *arguments: str) -> Run:
     """A finished run, closed; its parts can still be asked."""
     quiet = ["log.terminal=false", "checkpoint.every_steps=1000000000"]
-    (settings,) = cli.parse([*arguments, *quiet], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([*arguments, *quiet], algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
     try:
         run.play()

@@ -191,6 +191,10 @@ def test_the_command_draws_a_png_and_says_its_numbers(tmp_path, capsys):
         (["runs", "--metric", "zzz"], "no run logged zzz; there are: eval/return, eval/success"),
         (["runs", "--metric", "eval/success"], "runs/qmix-1 did not log eval/success, others did"),
         (["runs", "--by", "learner.bach"], "--by learner.bach: no run has that setting; did you mean learner.batch?"),
+        (["runs", "--out", "empty"], "--out empty: allowed is a file that ends with .png"),
+        (["runs", "--out", "curve.pdf"], "--out curve.pdf: allowed is a file that ends with .png"),
+        (["runs", "--out", "bare/scalars.csv/x.png"], "--out bare/scalars.csv/x.png: cannot be written: "),
+        (["binary"], "binary/scalars.csv is no table: "),
         (["runs", "--metrics"], "unrecognized arguments: --metrics"),
         ([], "the following arguments are required: runs"),
     ],
@@ -203,6 +207,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, arguments,
     write_run(Path("nameless"), {"env.name": "grf"}, {"eval/return": {1: 1.0}})
     (write_run(Path("odd"), settings(), {}) / "scalars.csv").write_text("step,tag,value\n1,eval/return\n")
     (write_run(Path("broken"), settings(), {}) / "config.yaml").write_text("algo: {name: fox\n")
+    (write_run(Path("binary"), settings(), {}) / "scalars.csv").write_bytes(b"\xff\xfe")
     Path("empty").mkdir()
     Path("bare").mkdir()
     Path("bare/scalars.csv").write_text("step,tag,value\n")

@@ -19,7 +19,7 @@ SPEC = Clockwork.spec
 
 def made(name: str):
     """The algorithm with its own settings; wraps take the base their file names."""
-    (settings,) = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     torch.manual_seed(0)
     return algos.assemble(SPEC, settings.algo)
 

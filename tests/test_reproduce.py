@@ -313,6 +313,7 @@ def mistake(**changes: object) -> str:
         ),
         ({"tasks": {"a/b": {}}}, ["a/b", "letters, digits"]),
         ({"algorithms": ...}, ["tiny.yaml: algorithms"]),
+        ({"settings": "env='meet"}, ["tiny.yaml: ", "env='meet", "No closing quotation"]),
     ],
 )
 def test_a_slip_in_a_table_is_told_in_one_line(changes: dict[str, object], words: list[str]) -> None:
@@ -332,6 +333,7 @@ def test_a_slip_in_a_table_is_told_in_one_line(changes: dict[str, object], words
         (["matrix", "jobs=0"], ["jobs=0", "1 and more"]),
         (["matrix", "jobs=two"], ["jobs=two", "a whole number"]),
         (["matrix", "budget=1d"], ["budget=1d", "30m"]),
+        (["matrix", "results=/dev/null/x"], ["/dev/null/x", "cannot be made"]),
         (["--lst"], ["--lst", "did you mean --list?"]),
         (["--readme", "readme=lost.md"], ["lost.md", "no such file"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,31 @@ def test_a_learning_rate_that_falls_goes_on_where_it_was(tmp_path):
     assert_same_run(tmp_path / "whole", folder)
     rates = [float(value) for _, tag, value in curve(folder) if tag == "schedule/learning_rate"]
     assert len(rates) > 10 and rates == sorted(rates, reverse=True) and rates[0] > 2.2e-4 and rates[-1] < 2e-5
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    for path in (folder / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    before = curve(folder)
+    done = subprocess.run(command(tmp_path, f"resume={folder}"), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and f"from={folder}" in done.stderr and "Traceback" not in done.stderr
+    assert curve(folder) == before
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_later(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    start = (
+        "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY)); "
+        "sys.argv[0] = 'train'; runpy.run_module('marl.train', run_name='__main__')"
+    )
+    arguments = [f"logdir={tmp_path}", "algo=qmix", "name=run", *COMMON]
+    done = subprocess.run([sys.executable, "-c", start, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and f"resume={folder}" in done.stderr and "Traceback" not in done.stderr
+    run(tmp_path, f"resume={folder}")
+    assert_same_run(unbroken, folder)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(unbroken, tmp_path):

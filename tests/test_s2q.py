@@ -115,7 +115,7 @@ def test_draws_follow_probabilities():
 
 
 def test_settings_are_the_published_ones():
-    (settings,) = cli.parse(["algo=s2q", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse(["algo=s2q", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
     algo, learner = settings.algo, settings.learner
     assert (algo.target_every_episodes, algo.target_tau, algo.optimizer.clip, algo.optimizer.name) == (
         200,

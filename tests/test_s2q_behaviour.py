@@ -148,7 +148,7 @@ SHIFT, EPISODES = 6_000, 14_000
 def returns(folder: Path, algo: str, seed: int) -> list[tuple[int, float]]:
     """(episode, greedy return) of a run whose best joint action changes from (A, A) to (C, C)."""
     arguments = [f"algo={algo}", f"seed={seed}", f"env.shift_at={SHIFT}", f"steps={EPISODES}", "log.terminal=false"]
-    settings = cli.parse(["experiment=s2q_shift", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+    settings = cli.parse(["experiment=s2q_shift", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
     try:
         run.play()

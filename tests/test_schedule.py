@@ -117,7 +117,7 @@ def test_a_phase_may_fix_its_share_of_random_actions():
 
 
 def settings(*words):
-    (made,) = cli.parse(["algo=vdn", "env=meet", *words], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    made = cli.parse(["algo=vdn", "env=meet", *words], algos.ALGORITHMS, envs.ENVIRONMENTS)
     return made
 
 

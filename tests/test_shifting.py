@@ -38,7 +38,7 @@ SETTINGS = [
 
 
 def settings(*arguments):
-    return cli.parse([*SETTINGS, *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)[0]
+    return cli.parse([*SETTINGS, *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
 
 
 def run(folder: Path, *arguments: str, resumed: bool = False) -> Run:

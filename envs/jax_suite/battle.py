@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from envs import refusal
 from envs.jax_suite.asked import Config, Task, check_options, chosen
 from marl.types import Column, EnvSpec
 
@@ -36,6 +37,7 @@ OPTIONS = (
     "won_battle_bonus",
     "world_steps_per_env_step",
 )
+ATTACK_MODES = ("closest", "random")
 UNIT_TYPES = 6
 SEEN, OWN = 7 + UNIT_TYPES, 4 + UNIT_TYPES
 """Features of another unit in an observation, and of a unit in the state or in its own observation."""
@@ -45,6 +47,9 @@ STOP = 4
 def battle(config: Config) -> Task:
     """Observation: the other units, allies first, then oneself. Actions: four moves, stop, one attack per enemy."""
     check_options(config, *OPTIONS)
+    mode = config.kwargs.get("attack_mode", "closest")
+    if mode not in ATTACK_MODES:
+        raise refusal("env.kwargs.attack_mode", mode, ATTACK_MODES)
     scenario = chosen(config, SCENARIOS)
     allies, enemies = SCENARIOS[scenario]
     units = allies + enemies

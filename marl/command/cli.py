@@ -15,11 +15,13 @@ from marl.command.request import one, parse_argument, probe, request, several
 from marl.command.runs import find, flat, held_folder, open_folder, read, refuse_taken, to_yaml
 from marl.config import Mistake, Settings, check, suggestion
 
-__all__ = ["Mistake", "flat", "held_folder", "load", "open_folder", "parse", "run", "to_yaml"]
+__all__ = ["Mistake", "flat", "held_folder", "load", "open_folder", "parse", "refuse", "run", "to_yaml"]
 
 HELP, MANY, SHOW = ("-h", "--help"), ("-m", "--multirun"), ("-c", "--cfg", "--config")
 INTERRUPTED = 130
 """Exit status of a run that the user stopped."""
+REFUSED = 2
+"""Exit status of a command that the user got wrong."""
 
 
 class Asked(NamedTuple):
@@ -41,8 +43,8 @@ def run(
 ) -> int:
     """Call ``main`` with the settings that ``argv`` asks for, once for each run of a sweep; the exit status.
 
-    A sweep goes on after a run that failed, and ends with one that the user stopped. A mistake, which ``main`` may
-    raise too, is told in one line on standard error, with status 2.
+    A sweep goes on after a run that failed or was refused, and ends with one that the user stopped. A mistake, which
+    ``main`` may raise too, is told in one line on standard error, with status 2.
     """
     registries = Registries(algorithms, environments)
     try:
@@ -59,31 +61,41 @@ def run(
             refuse_taken(settings)
         return _run_all(main, runs)
     except Mistake as mistake:
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return 2
+        return refuse(mistake)
+
+
+def refuse(mistake: Exception, where: str = "") -> int:
+    """Tell a mistake in one line; the exit status."""
+    print(f"error: {where}{' '.join(str(mistake).split())}", file=sys.stderr)
+    return REFUSED
 
 
 def _run_all(main: Callable[[Settings], int], runs: list[Settings]) -> int:
     worst = 0
     for settings in runs:
-        status = main(settings)
+        try:
+            status = main(settings)
+        except Mistake as mistake:
+            status = refuse(mistake, f"{settings.name}: " if len(runs) > 1 else "")
         if status == INTERRUPTED:
             return status
         worst = max(worst, status)
     return worst
 
 
-def parse(argv: Sequence[str], algorithms: Mapping[str, str], environments: Mapping[str, str]) -> list[Settings]:
-    """The settings that ``argv`` asks for: one, or several with ``-m``. Nothing is started or written.
+def parse(argv: Sequence[str], algorithms: Mapping[str, str], environments: Mapping[str, str]) -> Settings:
+    """The settings of the one run that ``argv`` asks for. Nothing is started or written.
 
     Raises:
         Mistake: they cannot be, or cannot be here.
     """
     registries = Registries(algorithms, environments)
-    runs = _settings(_split(argv), registries)
-    for settings in runs:
-        probe(settings, registries)
-    return runs
+    asked = _split(argv)
+    if asked.options:
+        raise Mistake(f"{' '.join(sorted(asked.options))}: not with this command; allowed is key=value")
+    settings = one(asked.arguments, registries)
+    probe(settings, registries)
+    return settings
 
 
 def load(

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from marl.command.typed import fill, one_line, put, tree
 from marl.config import Mistake, Settings, default_name, suggestion
@@ -157,8 +158,8 @@ def _composed(config: str, arguments: list[str]) -> tuple[Plain, Mapping[str, An
             node = compose(config, arguments, return_hydra_config=True)
     except MissingConfigException as error:
         raise Mistake(f"{CONFIGS}/{error.missing_cfg_file}.yaml is missing") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Mistake(f"{CONFIGS}: {one_line(error)}") from error
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise Mistake(f"{CONFIGS}: {' '.join(str(error).split())}") from error
     chosen = dict(node.hydra.runtime.choices)
     plain: Any = OmegaConf.to_container(node, resolve=False)
     del plain["hydra"]

@@ -42,10 +42,7 @@ def request(arguments: Sequence[str]) -> Request:
     """
     pairs, about = [], {}
     for argument in arguments:
-        override = parse_argument(argument)
-        if override.is_sweep_override():
-            raise Mistake(f"{argument}: several values need -m, which makes one run of each")
-        key, value = override.key_or_group, override.value()
+        key, value = setting(argument, several="several values need -m, which makes one run of each")
         if key in ("from", "resume", "logdir") and value is not None:
             about[key] = value if isinstance(value, str) else argument.partition("=")[2]
         if key not in ("from", "resume"):
@@ -185,6 +182,18 @@ def parse_argument(argument: str) -> Override:
     return override
 
 
+def setting(argument: str, several: str = "allowed is one value") -> Pair:
+    """Key and value of one `key=value`; ``several`` is what its refusal says of a sweep.
+
+    Raises:
+        Mistake: it is not of that form, or has several values.
+    """
+    override = parse_argument(argument)
+    if override.is_sweep_override():
+        raise Mistake(f"{argument}: {several}")
+    return override.key_or_group, override.value()
+
+
 class Sweep(NamedTuple):
     """One run of several."""
 
@@ -210,7 +219,11 @@ def expand(arguments: Sequence[str]) -> list[Sweep]:
 
 
 def _values(argument: str, override: Override) -> list[str]:
+    allowed = "allowed are a,b,c and range(start,stop)"
     try:
-        return list(override.sweep_string_iterator())
-    except HydraException as error:
-        raise Mistake(f"{argument}: {one_line(error)}; allowed are a,b,c and range(start,stop)") from error
+        values = list(override.sweep_string_iterator())
+    except (HydraException, ValueError) as error:
+        raise Mistake(f"{argument}: {one_line(error)}; {allowed}") from error
+    if not values:
+        raise Mistake(f"{argument}: has no value; {allowed}")
+    return values

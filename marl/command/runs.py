@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def refuse_taken(settings: Settings) -> None:
 
 
 def _is_default(settings: Settings) -> bool:
-    return str(settings.name).startswith(default_name(settings))
+    """Whether the program gave the name; in a sweep it ends with what was swept, as ``_KEY-VALUE``."""
+    return re.fullmatch(rf"{re.escape(default_name(settings))}(_[\w.]+-[\w.+-]+)*", str(settings.name)) is not None
 
 
 def open_folder(settings: Settings) -> Path:
@@ -137,7 +139,7 @@ def read(config: Path) -> dict[str, Any]:
     """
     try:
         saved: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise Mistake(f"{config}: not a configuration: {one_line(error)}") from error
     if not isinstance(saved, dict) or not all(_has_name(saved.get(key)) for key in ("algo", "env")):
         raise Mistake(f"{config}: not the configuration of a run: allowed are files with algo.name and env.name")

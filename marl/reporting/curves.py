@@ -107,12 +107,15 @@ def _settings(file: Path) -> dict[str, object]:
 
     try:
         return dict(_flat(OmegaConf.to_container(OmegaConf.load(file))))
-    except (YAMLError, OmegaConfBaseException) as error:
+    except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise Unplottable(f"{file} is no configuration: {' '.join(str(error).split())}") from error
 
 
 def _logged(file: Path) -> dict[str, Series]:
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise Unplottable(f"{file} is no table: {error}") from error
     points: dict[str, dict[int, float]] = {}
     for row in csv.reader(text[: text.rfind("\n") + 1].splitlines()[1:]):
         try:

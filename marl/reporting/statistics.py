@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -22,6 +23,10 @@ class Estimate(NamedTuple):
     high: float
     n: int
     """Episodes or runs it rests on."""
+
+    def plain(self) -> dict[str, float | None]:
+        """JSON-able, with null for NaN."""
+        return {name: value if math.isfinite(value) else None for name, value in self._asdict().items()}
 
 
 class Band(NamedTuple):

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from marl.command.cli import REFUSED
+
 PATIENCE = 120.0
 """Seconds in which a process that was asked to stop may save."""
 POLL = 0.05
-REFUSED = 2
-"""Exit status of a command that the user got wrong: another seed would be refused in the same way."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Stage = Callable[[], Sequence[str] | None]

@@ -212,7 +212,7 @@ def record_random(root: Path, row: Row, estimates: Mapping[str, Estimate]) -> No
     """Keep what a random team scored on a row's task."""
     file = _random_file(root, row)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write(file, json.dumps({name: estimate._asdict() for name, estimate in estimates.items()}, indent=1) + "\n")
+    write(file, json.dumps({name: estimate.plain() for name, estimate in estimates.items()}, indent=1) + "\n")
 
 
 def random_of(root: Path, row: Row, header: Header) -> float | None:

@@ -162,7 +162,7 @@ def _rows(name: str, task: str, section: Any, header: Header) -> list[Row]:
     rows = []
     for algorithm in chosen:
         layers = (header.settings, known.settings, header.algorithms[algorithm], known.extra.get(algorithm, ""))
-        arguments = [argument for text in layers for argument in shlex.split(text)]
+        arguments = [argument for text in layers for argument in _words(text, where)]
         rows.append(
             Row(
                 table=name,
@@ -176,6 +176,13 @@ def _rows(name: str, task: str, section: Any, header: Header) -> list[Row]:
             )
         )
     return rows
+
+
+def _words(text: str, where: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise Mistake(f"{where[:-1]}: {text}: {error}; allowed are settings as a shell would take them") from error
 
 
 def _figures(found: Any, where: str, header: Header) -> tuple[Figure, ...]:
