@@ -26,6 +26,7 @@ from marl.config import Mistake, count, number, one_of
 from marl.dice import Noise
 from marl.ops import best_available, masked_mean
 from marl.parts import Bars, JointQ, Parts, Stats
+from marl.precision import full_precision
 from marl.types import EnvSpec, Episodes
 
 NOT_NATIVE = ("last_action", "time")
@@ -122,7 +123,7 @@ class FocusingInfluence(Foresight):
         ready = config.influence == "change" or self.foresees
         if not ready or len(target.features) == 0:
             return torch.zeros_like(batch.reward), stats
-        with self.in_full_precision():
+        with full_precision(batch.reward.device.type):  # influence is a small difference of predictions
             influence = self.influence(batch, q, noise, target)
         trace = {"decay": config.eta, "clip": config.trace_clip, "norm": config.trace_norm}
         reward, traces = trace_scan(influence, batch.mask, mode=config.trace_mode, **trace)

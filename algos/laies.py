@@ -21,6 +21,7 @@ from marl.config import count, number, one_of
 from marl.dice import Noise
 from marl.ops import masked_mean
 from marl.parts import JointQ, Parts, Stats
+from marl.precision import full_precision
 from marl.types import EnvSpec, Episodes
 
 CDI_UNIT = 100.0
@@ -82,7 +83,7 @@ class Diligence(Foresight):
         if not self.foresees:
             return torch.zeros_like(batch.reward), {}
         config, share = self.config, self.fading.share(batch)
-        with self.in_full_precision():
+        with full_precision(batch.reward.device.type):  # influence is a small difference of predictions
             alone, together = self.individual(batch), self.collaborative(batch, noise)
         bound = torch.inf if config.clip is None else config.clip
         bonus = share * (config.beta1 * alone + config.beta2 * together).clamp(max=bound)

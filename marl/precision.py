@@ -14,6 +14,11 @@ Inputs = ParamSpec("Inputs")
 Answer = TypeVar("Answer")
 
 
+def full_precision(device: str) -> torch.autocast:
+    """No autocast on a type of device: for small differences of large numbers."""
+    return torch.autocast(device, enabled=False)
+
+
 def in_float32(
     method: Callable[Concatenate[Owner, Inputs], Answer],
 ) -> Callable[Concatenate[Owner, Inputs], Answer]:
@@ -28,7 +33,7 @@ def in_float32(
         device = next(each for each in inputs if isinstance(each, Tensor)).device.type
         if not torch.is_autocast_enabled(device):
             return method(self, *inputs, **named)
-        with torch.autocast(device, enabled=False):
+        with full_precision(device):
             return method(self, *(_widened(each) for each in inputs), **named)  # type: ignore[arg-type]
 
     return cast(Callable[Concatenate[Owner, Inputs], Answer], exact)

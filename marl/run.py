@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import time
 from collections.abc import Iterator
@@ -12,23 +11,17 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from marl import build, checkpoint
 from marl.checkpoint import NoCheckpoint
 from marl.command import cli
-from marl.config import Mistake, Settings
-from marl.descent import NonFinite
-from marl.env import EnvUnavailable
+from marl.config import Settings
 from marl.learner import Learner
-from marl.replay import ReplayTooLarge
-from marl.reporting.log import Log, LogDamaged
+from marl.reporting.log import Log
 from marl.reporting.tally import Tally
 from marl.schedule import Schedule
 from marl.worker import TRAIN, Plan, Rollout
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 FILM_SPEED = 10
 """Frames per second of evaluation videos."""
 
@@ -217,20 +210,6 @@ class Run:
         room = f"{replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}"
         self.log.note(f"{self.folder}: replay of {room}")
 
-    def report(self, fault: NonFinite) -> str:
-        """Save the batch that broke the run; one line for the user."""
-        clock, batch = self.learner.clock, self.learner.batch
-        line = f"{fault} at update {clock.updates}, step {clock.steps}; training stopped"
-        if batch is None:
-            return line
-        file = self.folder / f"nonfinite-{clock.updates:09d}.safetensors"
-        fields = {name: value for name, value in vars(batch).items() if name != "columns"}
-        fields |= {f"columns.{name}": value for name, value in batch.columns.items()}
-        writing = file.with_suffix(".writing")
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in fields.items()}, writing)
-        writing.rename(file)
-        return f"{line}; its batch is in {file}"
-
     def close(self) -> None:
         self.fleet.close()
         self.log.close()
@@ -255,41 +234,3 @@ class Run:
 def _after(steps: int, every: int) -> int:
     """The next multiple of ``every`` beyond ``steps``."""
     return (steps // every + 1) * every
-
-
-def train(settings: Settings) -> int:
-    """One run, fresh or resumed; the exit status.
-
-    Raises:
-        Mistake: something that only the attempt shows, such as a replay that does not fit.
-    """
-    torch.set_num_threads(settings.learner.threads)
-    try:
-        learner = build.learner(settings, build.spec(settings), build.device(settings))
-    except ReplayTooLarge as refusal:
-        raise Mistake(str(refusal)) from refusal
-    with cli.held_folder(settings) as folder:
-        return _train(settings, learner, folder)
-
-
-def _train(settings: Settings, learner: Learner, folder: Path) -> int:
-    run = Run(settings, learner, folder)
-    try:
-        with run.stoppable():
-            run.resume() if settings.resume else run.begin()
-            run.play()
-        return 0
-    except Stopped:
-        run.log.note(f"stopped at step {learner.clock.steps}; go on with: python -m marl.train resume={run.folder}")
-        return cli.INTERRUPTED
-    except NonFinite as fault:
-        run.log.warn(run.report(fault))
-        return 1
-    except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
-        raise Mistake(str(fault)) from fault
-    except (OSError, SafetensorError) as fault:
-        if isinstance(fault, OSError) and fault.errno not in UNWRITABLE:
-            raise
-        raise Mistake(f"{folder}: cannot be written any more: {fault}; resume={folder} goes on once it can") from fault
-    finally:
-        run.close()

@@ -12,7 +12,7 @@ from marl.config import Settings
 
 def main(settings: Settings) -> int:
     """Train; the exit status."""
-    from marl.run import train  # brings torch, which --help and a mistyped key need not wait for
+    from marl.training import train  # brings torch, which --help and a mistyped key need not wait for
 
     return train(settings)
 

@@ -12,7 +12,8 @@ import algos
 import envs
 from marl import build, evaluate
 from marl.command import cli
-from marl.run import Run, train
+from marl.run import Run
+from marl.training import train
 
 TRAIN = [
     "algo=vdn", "env=matrix", "env.game=climbing", "steps=64", "algo.hidden=8", "rollout.workers=1",

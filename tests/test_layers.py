@@ -16,7 +16,17 @@ LEVELS = [
     {"marl.replay", "marl.worker", "marl.checkpoint", "marl.reporting", "marl.crews.ledger"},
     {"marl.learner", "marl.reporting.tally", "marl.crews", "marl.fleet"},
     {"marl.schedule", "marl.command", "marl.reproduction"},
-    {"marl.build", "marl.run", "marl.train", "marl.evaluate", "marl.bench", "marl.costs", "marl.plot", "marl.reproduce"}
+    {
+        "marl.build",
+        "marl.run",
+        "marl.train",
+        "marl.training",
+        "marl.evaluate",
+        "marl.bench",
+        "marl.costs",
+        "marl.plot",
+        "marl.reproduce",
+    }
     | {"marl.rates", "marl.reproduction.chance"},
 ]
 """A package stands for all its files but those that are named."""

@@ -53,10 +53,6 @@ class Foresight(Bonus):
         self.model.rounds.zero_()
         self.slow_model.rounds.zero_()
 
-    def in_full_precision(self) -> torch.autocast:
-        """Influence is a small difference of predictions: float32, whatever the precision of losses."""
-        return torch.autocast(self.model.rounds.device.type, enabled=False)
-
     def fit_to(self, batch: Episodes, target: Target) -> Stats:
         """``model_updates`` steps of the model on the episodes of the value's update."""
         return fit(self.model, self._descent, batch, target, self.foreseeing.model_updates)

@@ -1,0 +1,78 @@
+"""From settings to an exit status: a run is made, played, and told how it ended."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from marl import build
+from marl.checkpoint import NoCheckpoint
+from marl.command import cli
+from marl.config import Mistake, Settings
+from marl.descent import NonFinite
+from marl.env import EnvUnavailable
+from marl.replay import ReplayTooLarge
+from marl.reporting.log import LogDamaged
+from marl.run import Run, Stopped
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What is wrong with a disk that takes no more."""
+
+
+def train(settings: Settings) -> int:
+    """One run, fresh or resumed; the exit status.
+
+    Raises:
+        Mistake: something that only the attempt shows, such as a replay that does not fit or a disk that is full.
+    """
+    torch.set_num_threads(settings.learner.threads)
+    try:
+        learner = build.learner(settings, build.spec(settings), build.device(settings))
+    except ReplayTooLarge as refusal:
+        raise Mistake(str(refusal)) from refusal
+    with cli.held_folder(settings) as folder:
+        run = Run(settings, learner, folder)
+        try:
+            return _ended(run)
+        finally:
+            run.close()
+
+
+def _ended(run: Run) -> int:
+    try:
+        with run.stoppable():
+            run.resume() if run.settings.resume else run.begin()
+            run.play()
+        return 0
+    except Stopped:
+        steps = run.learner.clock.steps
+        run.log.note(f"stopped at step {steps}; go on with: python -m marl.train resume={run.folder}")
+        return cli.INTERRUPTED
+    except NonFinite as fault:
+        run.log.warn(_kept(run, fault))
+        return 1
+    except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
+        raise Mistake(str(fault)) from fault
+    except (OSError, SafetensorError) as fault:
+        if isinstance(fault, OSError) and fault.errno not in UNWRITABLE:
+            raise
+        later = f"resume={run.folder} goes on once it can"
+        raise Mistake(f"{run.folder}: cannot be written any more: {fault}; {later}") from fault
+
+
+def _kept(run: Run, fault: NonFinite) -> str:
+    """Save the batch that broke the run; one line for the user."""
+    clock, batch = run.learner.clock, run.learner.batch
+    line = f"{fault} at update {clock.updates}, step {clock.steps}; training stopped"
+    if batch is None:
+        return line
+    file = run.folder / f"nonfinite-{clock.updates:09d}.safetensors"
+    fields = {name: value for name, value in vars(batch).items() if name != "columns"}
+    fields |= {f"columns.{name}": value for name, value in batch.columns.items()}
+    writing = file.with_suffix(".writing")
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in fields.items()}, writing)
+    writing.rename(file)
+    return f"{line}; its batch is in {file}"
