@@ -230,13 +230,15 @@ def main(arguments: Sequence[str]) -> int:
     from marl.command import cli
     from marl.config import Mistake
 
+    if set(cli.HELP).intersection(arguments):
+        print(__doc__, end="")
+        return 0
     # The settings of a run name an algorithm too; none is started here.
     unused = f"algo={next(iter(algos.ALGORITHMS))}"
     try:
-        settings: Any = cli.parse([unused, *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)[0].env
+        settings: Any = cli.parse([unused, *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS).env
     except Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
+        return cli.refuse(mistake)
     found = check(lambda size: envs.module(settings.name).make(settings, size))
     for line in found:
         print(line)

@@ -1,4 +1,8 @@
-"""`python -m marl.bench env=grf algo=fox`: what is achieved beside what is possible on these cores."""
+"""`python -m marl.bench env=grf algo=fox`: what is achieved beside what is possible on these cores.
+
+The raw simulator, rollouts with the policy in the loop and updates are measured alone, each in CPU seconds; then a
+training run of a minute or less stands beside the bound that they give. docs/performance.md has measured ones.
+"""
 
 from __future__ import annotations
 
@@ -69,4 +73,4 @@ def bench(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(bench, sys.argv[1:], algos.ALGORITHMS, envs.ENVIRONMENTS, "python -m marl.bench"))
+    sys.exit(cli.run(bench, sys.argv[1:], algos.ALGORITHMS, envs.ENVIRONMENTS, "python -m marl.bench", str(__doc__)))

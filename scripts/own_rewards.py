@@ -7,7 +7,6 @@ over a tenth of the steps.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from scripts.yardstick import COPIES, EPSILON, GAMMA, STEPS, Standing, Stretch, Yardstick, rollouts
+from scripts.yardstick import COPIES, EPSILON, GAMMA, STEPS, Standing, Stretch, Yardstick, counts, rollouts
 
 SEEDS, TRAINED = 2, 2_050_000
 EVALUATIONS, LAST = 20, 5
@@ -79,4 +78,4 @@ def main(seeds: int = SEEDS, steps: int = TRAINED) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*counts(__doc__, 2))

@@ -218,12 +218,20 @@ class Yardstick:
 
 def ours() -> tuple[float, float]:
     """The same of this program's training run, in a process of its own."""
-    (settings,) = cli.parse(OURS, algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse(OURS, algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = rates.trained(settings, OUR_STEPS)
     return run.per_cpu_second, run.updates_per_cpu_second
 
 
-def main(rounds: int) -> None:
+def counts(about: str | None, most: int) -> list[int]:
+    """The numbers on the command line; anything else, or more than ``most``, and what the command is for is told."""
+    words = sys.argv[1:]
+    if len(words) > most or not all(word.isdecimal() and int(word) > 0 for word in words):
+        sys.exit(about)
+    return [int(word) for word in words]
+
+
+def main(rounds: int = 3) -> None:
     yardstick = Yardstick()
     measure = partial(yardstick.rates, TIMED)
     for _ in range(2):  # compiles, and again for what the first call gives back
@@ -238,4 +246,4 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    main(*counts(__doc__, 1))

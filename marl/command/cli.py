@@ -40,6 +40,7 @@ def run(
     algorithms: Mapping[str, str],
     environments: Mapping[str, str],
     command: str = "python -m marl.train",
+    purpose: str = "Cooperative multi-agent reinforcement learning by value decomposition.",
 ) -> int:
     """Call ``main`` with the settings that ``argv`` asks for, once for each run of a sweep; the exit status.
 
@@ -50,7 +51,7 @@ def run(
     try:
         asked = _split(argv)
         if asked.wants(HELP):
-            print(guide(command, registries, _chosen(asked.arguments, registries)))
+            print(guide(command, purpose, registries, _chosen(asked.arguments, registries)))
             return 0
         runs = _settings(asked, registries)
         if asked.wants(SHOW):

@@ -32,7 +32,6 @@ OPTIONS = """\
   -m, --multirun    one run for each combination of values: seed=0,1,2 or seed=range(0,10)
   --cfg, --config   print the whole configuration and stop"""
 NO_DEFAULT = "?"
-PURPOSE = "Cooperative multi-agent reinforcement learning by value decomposition."
 
 
 class Setting(NamedTuple):
@@ -44,10 +43,10 @@ class Setting(NamedTuple):
     comment: str
 
 
-def guide(command: str, registries: Registries, chosen: dict[str, type]) -> str:
+def guide(command: str, purpose: str, registries: Registries, chosen: dict[str, type]) -> str:
     """Everything there is to say; ``chosen`` are the `Config` classes of what is chosen, by the key before them."""
     parts = [
-        PURPOSE,
+        purpose.strip(),
         f"usage: {command} algo=NAME env=NAME [key=value ...] [-m] [--cfg] [--help]",
         _section("options", OPTIONS),
         _section("algorithms (algo=NAME)", _listed(_first_lines(registries.algorithms))),
