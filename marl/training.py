@@ -54,6 +54,9 @@ def _ended(run: Run) -> int:
     except NonFinite as fault:
         run.log.warn(_kept(run, fault))
         return 1
+    except torch.OutOfMemoryError as fault:
+        less = "learner.batch, replay.capacity and replay.float=float16 are what saves it"
+        raise Mistake(f"device={run.learner.device}: out of memory; {less}; {' '.join(str(fault).split())}") from fault
     except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
         raise Mistake(str(fault)) from fault
     except (OSError, SafetensorError) as fault:

@@ -190,6 +190,8 @@ class _Game:
         return executed
 
     def _record_outcome(self, moments: Moments, step: int) -> None:
+        if not np.isfinite(moments.reward[self.live]).all():
+            raise RuntimeError(f"{self.env.spec.name} paid {moments.reward[self.live]} at step {step}")
         self.tape.write("reward", step, moments.reward)
         over = moments.terminal | moments.truncated
         self.tape.write("terminal", step, over if self.limits_end else moments.terminal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -182,3 +184,15 @@ def test_a_world_that_never_ends_is_reported():
     parts = algos.assemble(Clockwork.spec, qmix.Config(hidden=8))
     with pytest.raises(RuntimeError, match="past its horizon of 8"):
         Worker(parts, SideBySide(Endless, 1), 0).play(plan(1))
+
+
+@pytest.mark.parametrize("paid", [np.nan, np.inf])
+def test_a_reward_that_is_no_number_is_reported(paid):
+    class Broken(Clockwork):
+        def step(self, actions):
+            moment = super().step(actions)
+            return replace(moment, reward=paid) if self.now == 2 else moment
+
+    parts = qmix.build(Broken.spec, qmix.Config(hidden=8))
+    with pytest.raises(RuntimeError, match="clockwork paid .* at step 1"):
+        Worker(parts, SideBySide(Broken, 4), 0).play(plan(4))

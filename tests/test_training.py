@@ -1,0 +1,55 @@
+"""Risk: a run that ends badly does not say how, or loses what one would look at."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import algos
+import envs
+from marl.command import cli
+from marl.learner import Learner
+from marl.training import train
+
+SMALL = [
+    "algo=vdn",
+    "env=meet",
+    "steps=2000",
+    "algo.hidden=8",
+    "learner.batch=8",
+    "learner.burn_in=8",
+    "log.terminal=false",
+]
+
+
+def ends(tmp_path, capsys, *arguments):
+    """The exit status and the last line for the user."""
+    status = cli.run(train, [*SMALL, f"logdir={tmp_path}", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    return status, capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_device_that_is_full_is_one_line(monkeypatch, tmp_path, capsys):
+    def full(learner):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(Learner, "improve", full)
+    status, line = ends(tmp_path, capsys)
+    assert status == 2
+    assert line.startswith("error: device=") and "replay.capacity" in line and "Tried to allocate" in line
+
+
+def test_the_batch_that_broke_a_run_is_kept(tmp_path, capsys):
+    status, line = ends(tmp_path, capsys, "algo.optimizer.lr=1e38", "name=broken")
+    assert status == 1
+    (kept,) = (tmp_path / "broken").glob("nonfinite-*.safetensors")
+    assert "is not finite at update" in line and line.endswith(f"its batch is in {kept}")
+    batch = load_file(kept)
+    assert len(batch["reward"]) == 8 and batch["obs"].shape[1] == batch["reward"].shape[1] + 1
+    assert not list((tmp_path / "broken").glob("*.writing"))
+
+
+@pytest.mark.parametrize("second", ["algo=iql", "algo=qmix"])
+def test_a_run_begins_by_saying_where_it_is(tmp_path, capsys, second):
+    status, line = ends(tmp_path, capsys, second, "steps=60")
+    assert status == 0 and str(tmp_path / f"{second[5:]}_meet_s0") in line
