@@ -25,6 +25,7 @@ class StateInput(nn.Module):
     Args:
         normalised: its features brought to mean 0 and deviation 1, state by state (Ba et al. 2016). Weights that are
             made of a state grow with it: one that tells places in tens makes joint values in tens of random utilities.
+            Of one or two features only their order would be left, so these stay as they are.
     """
 
     def __init__(self, normalised: bool) -> None:
@@ -34,7 +35,8 @@ class StateInput(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """(..., S), contiguous, since several layers read it."""
         state = state.contiguous()
-        return functional.layer_norm(state, state.shape[-1:]) if self.normalised else state
+        width = state.shape[-1]
+        return functional.layer_norm(state, (width,)) if self.normalised and width > 2 else state
 
 
 class Monotonic(nn.Module):

@@ -196,7 +196,7 @@ def _text(experiment: str) -> str:
 
 
 def test_published_numbers_arrive() -> None:
-    original = settings("experiment=qmix_pymarl", "env=grf")
+    original = settings("algo=qmix", "recipe=pymarl", "env=grf")
     assert (original.algo.optimizer.name, original.algo.optimizer.lr, original.algo.td_lambda) == ("rmsprop", 5e-4, 0)
     assert (original.learner.batch, original.learner.updates_per_episode) == (32, 1.0)
     assert original.rollout.epsilon_steps == 50_000
@@ -234,9 +234,10 @@ def test_later_layers_win() -> None:
     """Algorithm < environment < published setting < command line, wherever that stands."""
     assert settings("algo=qmix", "env=grf").rollout.epsilon_steps == 100_000
     assert settings("algo=qmix", "env=meet").rollout.epsilon_steps == 10_000
-    assert settings("experiment=qmix_pymarl", "env=meet").rollout.epsilon_steps == 50_000
-    assert settings("rollout.epsilon_steps=7", "experiment=qmix_pymarl", "env=meet").rollout.epsilon_steps == 7
-    assert settings("experiment=qmix_pymarl", "env=meet", "algo=vdn").algo.name == "vdn"
+    assert settings("algo=qmix", "env=pettingzoo").rollout.envs_per_worker != 32
+    assert settings("experiment=qmix_spread").rollout.envs_per_worker == 32
+    assert settings("rollout.epsilon_steps=7", "experiment=qmix_spread").rollout.epsilon_steps == 7
+    assert settings("experiment=qmix_spread", "algo=vdn").algo.name == "vdn"
     assert settings("seed=1", "seed=2", *TOY).seed == 2
 
 
@@ -376,8 +377,8 @@ def test_a_run_started_again_takes_changes() -> None:
     assert (other.algo.name, other.learner.batch, other.name) == ("vdn", 16, "vdn_meet_s0")
     with pytest.raises(Mistake, match="learner.bach=3"):
         settings(f"from={folder}", "learner.bach=3")
-    with pytest.raises(Mistake, match="experiment=qmix_pymarl"):
-        settings(f"from={folder}", "experiment=qmix_pymarl")
+    with pytest.raises(Mistake, match="experiment=qmix_spread"):
+        settings(f"from={folder}", "experiment=qmix_spread")
 
 
 def test_a_run_goes_on_under_its_own_settings() -> None:
