@@ -118,7 +118,7 @@ class FocusingInfluence(Foresight):
     def reward(self, batch: Episodes, q: JointQ, noise: Noise) -> tuple[Tensor, Stats]:
         """Nothing before the delayed model is a copy of one that was fitted more than once."""
         self.statistic.close()
-        config, target = self.config, self.statistic.target()
+        config, target, share = self.config, self.statistic.target(), self.fading.share(batch)
         stats = self._teller.selection(self.statistic)
         ready = config.influence == "change" or self.foresees
         if not ready or len(target.features) == 0:
@@ -127,7 +127,6 @@ class FocusingInfluence(Foresight):
             influence = self.influence(batch, q, noise, target)
         trace = {"decay": config.eta, "clip": config.trace_clip, "norm": config.trace_norm}
         reward, traces = trace_scan(influence, batch.mask, mode=config.trace_mode, **trace)
-        share = self.fading.share(batch)
         bound = torch.inf if config.c_max is None else config.c_max
         bonus = share * (config.alpha * reward).clamp(max=bound)
         return bonus, {
@@ -207,8 +206,16 @@ def refuse_bad(base: Parts, spec: EnvSpec, config: Config) -> None:
         raise Mistake("algo.marginal=policy: the base has no utilities for whole episodes; allowed is uniform")
     if config.visibility_mask:
         refuse_unseen(spec, "algo.visibility_mask")
-    if config.visibility_mask and config.influence == "change":
-        raise Mistake("algo.visibility_mask=True: influence=change asks nobody what they see; allowed is False")
+    if config.influence == "change":
+        for key, usual in (("visibility_mask", False), ("marginal", "uniform"), ("cf_samples", 0)):
+            if vars(config)[key] != usual:
+                raise Mistake(
+                    f"algo.{key}={vars(config)[key]}: influence=change compares no actions; allowed is {usual}"
+                )
+    bound, mode = ("delta", "absolute") if config.delta_mode == "relative" else ("rho", "relative")
+    if vars(config)[bound] != vars(Config)[bound]:
+        told = f"delta_mode={config.delta_mode} has no use for it; say algo.delta_mode={mode} too"
+        raise Mistake(f"algo.{bound}={vars(config)[bound]}: {told}")
     if config.trace_norm == "sum" and config.trace_mode != "product":
         raise Mistake(f"algo.trace_norm=sum: trace_mode={config.trace_mode} has no use for it; allowed is none")
 

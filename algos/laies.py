@@ -80,9 +80,9 @@ class Diligence(Foresight):
 
     def reward(self, batch: Episodes, q: JointQ, noise: Noise) -> tuple[Tensor, Stats]:
         """Nothing before the delayed model is a copy of one that was fitted more than once."""
+        config, share = self.config, self.fading.share(batch)
         if not self.foresees:
             return torch.zeros_like(batch.reward), {}
-        config, share = self.config, self.fading.share(batch)
         with full_precision(batch.reward.device.type):  # influence is a small difference of predictions
             alone, together = self.individual(batch), self.collaborative(batch, noise)
         bound = torch.inf if config.clip is None else config.clip

@@ -294,6 +294,11 @@ def test_dead_agents_and_what_is_not_seen_pay_nothing():
     parts = [influence(of(), alive=alive & (torch.arange(3) == agent)) for agent in range(3)]
     assert whole.sum() > 0 and all(part.sum() > 0 for part in parts)
     torch.testing.assert_close(sum(parts), whole)
+    dying = torch.rand(3, 13, 3, generator=torch.Generator().manual_seed(0)) < 0.6
+    steps = parts[0].shape[1]
+    before = dying[:, :steps].float().unsqueeze(-1)
+    left = sum(part * before[:, :, agent] for agent, part in enumerate(parts))
+    torch.testing.assert_close(influence(of(), alive=dying), left)
     config = of(visibility_mask=True)
     torch.testing.assert_close(influence(config, alive=alive, visible=visible), whole)
     hidden = influence(config, alive=alive, visible=visible & (torch.arange(6) != 2))
@@ -526,6 +531,10 @@ def test_candidates_by_group_and_without_unit_types():
         ({"visibility_mask": True}, "algo.visibility_mask=true: env=yard has no column visible; allowed is false"),
         ({"trace_norm": "sum", "trace_mode": "none"}, "algo.trace_norm=sum: trace_mode=none .* allowed is none"),
         ({"not_native": ["owm"]}, "algo.not_native=owm: no such group .* did you mean own"),
+        ({"influence": "change", "marginal": "policy"}, "algo.marginal=policy: influence=change .* allowed is uniform"),
+        ({"influence": "change", "cf_samples": 5}, "algo.cf_samples=5: influence=change .* allowed is 0"),
+        ({"delta": 0.1, "delta_mode": "relative"}, "algo.delta=0.1: .* say algo.delta_mode=absolute too"),
+        ({"rho": 0.1, "delta_mode": "absolute"}, "algo.rho=0.1: .* say algo.delta_mode=relative too"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, line):

@@ -118,3 +118,46 @@ def test_laies_without_weights_is_its_base_and_with_them_it_is_not():
     same = [torch.equal(value, nothing.parts.q.state_dict()[name]) for name, value in base.parts.q.state_dict().items()]
     other = [torch.equal(value, paying.parts.q.state_dict()[name]) for name, value in base.parts.q.state_dict().items()]
     assert all(same) and not all(other)
+
+
+def test_the_bonus_is_weighted_bounded_and_fades():
+    batch, shared = episodes([6, 4]), {"cdi": "change", "idi_clip": 10.0, "cdi_clip": 10.0}
+
+    def paying(**options):
+        parts = built(lazy(**shared, **options))
+        return parts, settled(parts.bonuses[0])
+
+    def paid(parts, bonus, rewards):
+        return bonus.reward(batch.with_reward(rewards * batch.mask), parts.q, Noise(0, 0))[0]
+
+    nothing, something = torch.zeros_like(batch.reward), torch.ones_like(batch.reward)
+    alone = paid(*paying(beta1=1.0, beta2=0.0, clip=None), nothing)
+    together = paid(*paying(beta1=0.0, beta2=1.0, clip=None), nothing)
+    whole = 3 * alone + 5 * together
+    bound = whole[batch.mask.bool()].median().item()
+    free, steps = whole.clamp(max=bound), int(batch.mask.sum())
+    fading = paying(beta1=3.0, beta2=5.0, clip=bound, anneal=True, anneal_steps=2 * steps)
+    torch.testing.assert_close(paid(*fading, nothing), free)
+    fading[1].annotate(batch)
+    torch.testing.assert_close(paid(*fading, something), free)
+    for share in (0.5, 0.0, 0.0):
+        fading[1].annotate(batch)
+        torch.testing.assert_close(paid(*fading, nothing), free * share)
+
+
+def test_it_begins_to_fade_with_the_first_pay_also_before_the_model_is_trusted():
+    batch = episodes([6, 4])
+    parts = built(lazy(anneal=True, anneal_steps=2 * int(batch.mask.sum()), cdi="change", clip=None))
+    bonus = settled(parts.bonuses[0], rounds=0)
+    won = batch.with_reward(batch.mask.clone())
+    assert not bonus.reward(won, parts.q, Noise(0, 0))[0].any()
+    full = settled(bonus).reward(batch, parts.q, Noise(0, 0))[0]
+    bonus.annotate(batch)
+    torch.testing.assert_close(bonus.reward(batch, parts.q, Noise(0, 0))[0], full / 2)
+
+
+def test_nothing_is_paid_before_the_delayed_model_was_copied_from_a_fitted_one():
+    parts, batch = built(lazy()), episodes([6, 4])
+    bonus = parts.bonuses[0]
+    for rounds, pays in ((0, False), (1, False), (2, True)):
+        assert settled(bonus, rounds).reward(batch, parts.q, Noise(0, 0))[0].any() == pays

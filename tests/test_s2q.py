@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields
 from itertools import product
 
@@ -23,6 +24,7 @@ from marl.nets import AgentNet, Layers
 from marl.ops import lambda_returns
 from marl.parts import Parts
 from marl.types import EnvSpec, Episodes, View
+from tests.yard import run
 
 SPEC = EnvSpec("hand", n_agents=3, n_actions=4, obs_dim=6, state_dim=5, horizon=9)
 SMAC = EnvSpec("5m_vs_6m", n_agents=5, n_actions=12, obs_dim=55, state_dim=98, horizon=70)
@@ -254,7 +256,11 @@ def test_losses_are_those_of_the_specification(options):
     assert losses.central.item() == pytest.approx(central, rel=1e-4)
     assert losses.sub_values.tolist() == pytest.approx(subs, rel=1e-4)
     assert losses.selection.item() == pytest.approx(selection, rel=1e-4)
-    assert q.loss(batch, Noise(0, 0)).value.item() == pytest.approx(central + sum(subs) + selection, rel=1e-4)
+    loss = q.loss(batch, Noise(0, 0))
+    assert loss.value.item() == pytest.approx(central + sum(subs) + selection, rel=1e-4)
+    _, live, aims, _ = q.losses(batch)
+    of_team = (live.joint[0] - aims.target).square() * batch.mask
+    torch.testing.assert_close(loss.priority, of_team.sum(1) / batch.mask.sum(1))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -337,11 +343,11 @@ def look(numbers) -> View:
     return View(torch.from_numpy(obs), state, everything, torch.full((len(obs), 3), -1))
 
 
-def play(q: s2q.S2Q, numbers, steps=20, purpose="train") -> torch.Tensor:
-    """(T, E, N) greedy choices in episodes of these numbers, whose observations never change."""
+def play(q: s2q.S2Q, numbers, steps=20, purpose="train", epsilon=0.0) -> torch.Tensor:
+    """(T, E, N) choices in episodes of these numbers, whose observations never change."""
     view, memory, dice, chosen = look(numbers), q.memory(len(numbers)), Dice(0, purpose, numbers), []
     for _ in range(steps):
-        actions, memory = q.act(view, memory, 0.0, dice)
+        actions, memory = q.act(view, memory, epsilon, dice)
         chosen.append(actions)
         view = view._replace(last_action=actions)
     return torch.stack(chosen)
@@ -357,6 +363,14 @@ def test_one_sub_value_plays_for_the_team_in_half_of_the_episodes():
     torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
     assert (team[1:, mixed] != team[:-1, mixed]).any(0).float().mean() > 0.9
     assert len(team[:, mixed].T.unique(dim=0)) > 150
+
+
+def test_noise_comes_on_top_of_the_sub_value_that_is_drawn():
+    q = telling(mixed=1.0, draw_from="uniform")
+    drawn, noisy = play(q, range(200)), play(q, range(200), epsilon=0.2)
+    for k in range(3):
+        kept = (noisy == k)[drawn == k].float().mean().item()
+        assert kept == pytest.approx(0.8 + 0.2 / 4, abs=0.03), "random choices take it too, once in four"
 
 
 def test_sub_values_are_drawn_as_the_decoder_tells():
@@ -489,6 +503,24 @@ def test_workers_learn_that_there_was_an_update_and_delayed_copies_stay():
     assert Parts(q).travelling()["q.ready"]
 
 
+def test_the_delayed_central_networks_follow_as_they_are_told():
+    def learner(**pace):
+        return run(s2q.Config(**SMALL, **pace), updates=0)
+
+    def moved(q):
+        pairs = zip(q.slow_central.parameters(), q.central.parameters(), strict=True)
+        return any(not torch.equal(slow, live) for slow, live in pairs)
+
+    assert moved(learner(target_every_episodes=10_000).parts.q), "they stay behind"
+    assert not moved(learner(target_every_episodes=1).parts.q)
+    soft = learner(target_tau=0.25)
+    q = soft.parts.q
+    before = copy.deepcopy(list(q.slow_central.parameters()))
+    soft.update()
+    for old, slow, live in zip(before, q.slow_central.parameters(), q.central.parameters(), strict=True):
+        torch.testing.assert_close(slow, old + 0.25 * (live - old))
+
+
 # settings
 
 
@@ -564,6 +596,11 @@ def test_what_cannot_be_is_refused_in_one_line(options, reward_range, key):
     with pytest.raises(Mistake, match=key) as refusal:
         algos.assemble(spec, s2q.Config(**options))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("options", [{"successors": 0}, {"alpha": 0.0}])
+def test_where_nothing_is_suppressed_no_floor_is_asked_for(options):
+    algos.assemble(EnvSpec("paid", 2, 3, 1, 1, 1, reward_range=(-30.0, 11.0)), s2q.Config(**options))
 
 
 def test_unknown_rewards_and_a_floor_are_let_in():

@@ -148,7 +148,8 @@ class Statistic(nn.Module):
             taken = f"{int(chosen.sum())} of the smallest are taken" if chosen.any() else "nothing ever changes"
             warnings.warn(f"no state feature has an entropy below the bound: {taken}", stacklevel=2)
         self.sigma.copy_(units.unit)
-        self.centre.copy_(torch.cat(states).double().mean(0))
+        total = torch.stack([episode.sum(0, dtype=torch.float64) for episode in states]).sum(0)
+        self.centre.copy_(total / sum(map(len, states)))
         self.entropy.copy_(entropy)
         self.selected.copy_(chosen)
         self.threshold.fill_(watching.rule.threshold(entropy, candidates))

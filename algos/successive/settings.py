@@ -62,12 +62,13 @@ def refuse_bad(spec: EnvSpec, config: Config) -> None:
     Mistake: a setting that cannot be, alone or in this world.
     """
     lowest = spec.reward_range[0]
-    if config.floor is None and -math.inf < lowest < 0:
+    unbounded = config.floor is None and config.successors > 0 and config.alpha > 0
+    if unbounded and -math.inf < lowest < 0:
         raise Mistake(
             f"algo.floor=null: {spec.name} pays {lowest:g} at worst, and what is suppressed must fall below all else; "
             "say algo.floor=C, so that alpha C spans all returns, or 0 to suppress nothing but gains"
         )
-    if config.floor is None and config.rewards == "standardised":
+    if unbounded and config.rewards == "standardised":
         raise Mistake("algo.rewards=standardised: some are negative then; say algo.floor=C too, or take raw or scaled")
     if not config.double_q:
         raise Mistake("algo.double_q=False: candidates are the live networks' and there are no others; allowed is True")
