@@ -120,9 +120,11 @@ def test_without_a_floor_negative_rewards_are_suppressed_to_above_everything_els
     torch.testing.assert_close(learned.probabilities, torch.full((3,), 1 / 3), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("least_weight", [0.9, 0.1])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_with_a_floor_negative_rewards_are_ordered(seed):
-    assert Learned(NEGATIVE, seed, floor=20.0, suppress_by="delayed").greedy == [A, B, C]
+def test_with_a_floor_negative_rewards_are_ordered(seed, least_weight):
+    learned = Learned(NEGATIVE, seed, floor=20.0, suppress_by="delayed", least_weight=least_weight)
+    assert learned.greedy == [A, B, C]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -145,9 +147,16 @@ SHIFT, EPISODES = 6_000, 14_000
 """The specification changes payoffs after 12,000 episodes and goes on for 24,000: `experiment=s2q_shift`."""
 
 
-def returns(folder: Path, algo: str, seed: int) -> list[tuple[int, float]]:
+def returns(folder: Path, algo: str, seed: int, *options: str) -> list[tuple[int, float]]:
     """(episode, greedy return) of a run whose best joint action changes from (A, A) to (C, C)."""
-    arguments = [f"algo={algo}", f"seed={seed}", f"env.shift_at={SHIFT}", f"steps={EPISODES}", "log.terminal=false"]
+    arguments = [
+        f"algo={algo}",
+        *options,
+        f"seed={seed}",
+        f"env.shift_at={SHIFT}",
+        f"steps={EPISODES}",
+        "log.terminal=false",
+    ]
     settings = cli.parse(["experiment=s2q_shift", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
     try:
@@ -159,13 +168,15 @@ def returns(folder: Path, algo: str, seed: int) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row["value"])) for row in rows]
 
 
+@pytest.mark.parametrize("least_weight", [0.9, 0.1])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_shifting_optimum_is_followed(seed, tmp_path):
-    told = returns(tmp_path, "s2q", seed)
+def test_a_shifting_optimum_is_followed(seed, least_weight, tmp_path):
+    told = returns(tmp_path, "s2q", seed, f"algo.least_weight={least_weight}")
     assert [value for step, value in told if step > EPISODES - 1000] == pytest.approx([1.6] * 5)
 
 
+@pytest.mark.parametrize("algo", ["qmix", "wqmix"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_qmix_does_not_follow_it(seed, tmp_path):
-    told = returns(tmp_path, "qmix", seed)
+def test_others_do_not_follow_it(seed, algo, tmp_path):
+    told = returns(tmp_path, algo, seed)
     assert max(value for _, value in told) < 1.1
