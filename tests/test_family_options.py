@@ -7,6 +7,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from algos.factored import FactoredConfig
 from marl.command import cli
 from marl.config import Mistake, Settings
 from marl.dice import Noise
-from marl.env import SideBySide
+from marl.env import Moment, SideBySide
 from marl.learner import Learner, Pace
 from marl.replay import Replay
 from marl.types import Record
@@ -124,24 +125,36 @@ def test_what_is_refused_is_known() -> None:
     assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "double_q"), ("pqn_vdn", "target_tau")}
 
 
-def q_of_scaled_states(name: str, state_norm: bool) -> tuple[float, float, torch.Tensor, torch.Tensor]:
+class Wide(Clockwork):
+    """With a state of more than two features."""
+
+    spec = replace(Clockwork.spec, state_dim=4)
+
+    def _moment(self, actions: Any) -> Moment:
+        moment = super()._moment(actions)
+        return replace(moment, state=np.concatenate([moment.state, moment.state[::-1] - 3]))
+
+
+def q_of_scaled_states(
+    name: str, state_norm: bool, world: type[Clockwork] = Wide
+) -> tuple[float, float, torch.Tensor, torch.Tensor]:
     """Loss and values of one batch, and of the same batch with every state three times as large and further from 0."""
     config = chosen(name).algo
     kept, config.state_norm = config.state_norm, state_norm
     try:
         torch.manual_seed(0)
-        parts = algos.assemble(SPEC, config)
-        worker = Worker(algos.assemble(SPEC, config), SideBySide(Clockwork, 4), 0)
+        parts = algos.assemble(world.spec, config)
+        worker = Worker(algos.assemble(world.spec, config), SideBySide(world, 4), 0)
     finally:
         config.state_norm = kept
-    replay = Replay(SPEC, {**SPEC.fields(), **parts.columns()}, 4, torch.device("cpu"))
+    replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 4, torch.device("cpu"))
     learner = Learner(parts, replay, Pace(4, 0.25, 8), 0)
     for record in worker.play(Plan(0, TRAIN, 0, 4, epsilon=1.0)).records:
         learner.absorb(record)
     batch = replay.sample(4, torch.Generator())[1]
     scaled = replace(batch, state=3 * batch.state + 5)
     losses = [parts.q.loss(one, Noise(0, 0)).stats["loss/td"].item() for one in (batch, scaled)]
-    chosen_values, best = torch.randn(2, 4, 9, SPEC.n_agents).sort(0).values
+    chosen_values, best = torch.randn(2, 4, 9, world.spec.n_agents).sort(0).values
     actions = batch.actions[:, :1].expand(-1, 9, -1)
     joint = [parts.q.mix(chosen_values, best, one.state[:, :1].expand(-1, 9, -1), actions) for one in (batch, scaled)]
     return *losses, *joint
@@ -155,6 +168,11 @@ def test_a_normalised_state_has_neither_scale_nor_origin(name: str) -> None:
     loss, scaled_loss, joint, scaled_joint = q_of_scaled_states(name, state_norm=False)
     assert scaled_loss != pytest.approx(loss, rel=1e-3)
     assert (scaled_joint - joint).abs().max() > 0.01
+
+
+def test_of_two_features_more_than_the_order_is_kept() -> None:
+    loss, scaled_loss, *_ = q_of_scaled_states("qmix", state_norm=True, world=Clockwork)
+    assert scaled_loss != pytest.approx(loss, rel=1e-3)
 
 
 # one switch
@@ -183,6 +201,9 @@ def test_what_an_algorithm_does_otherwise_stands_in_a_file_of_its_own() -> None:
     assert settings("algo=wqmix", "recipe=pymarl").algo.central_weight == 1.0
     assert settings("algo=wqmix").algo.central_weight == 0.5
     assert settings("algo=qtran", "recipe=pymarl2").algo.td_weight == 1.0
+    tuned = settings("algo=qtran", "recipe=tuned").algo
+    assert (tuned.td_weight, tuned.opt_weight, tuned.nopt_weight) == (1.0, 1.0, 0.1)
+    assert settings("algo=qplex", "recipe=pymarl2").algo.optimizer.eps == 1e-8
 
 
 def test_a_recipe_comes_after_the_algorithm_and_before_the_rest() -> None:
