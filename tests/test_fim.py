@@ -29,6 +29,7 @@ from marl.config import Mistake
 from marl.dice import Noise
 from marl.parts import Bars
 from marl.reporting.chart import draw
+from marl.reporting.log import repeats
 from marl.run import Run
 from marl.types import Column, EnvSpec, Episodes
 from tests.yard import SPEC, built, by_hand, episodes, run, settled
@@ -560,7 +561,9 @@ def test_settings_are_those_of_the_specification():
     assert (base.td_lambda, base.gamma, base.target_every_episodes, base.hidden) == (0.6, 0.99, 200, 64)
     assert (base.optimizer.name, base.optimizer.lr, base.optimizer.clip) == ("adam", 1e-3, 10.0)
     assert (settings.learner.batch, settings.replay.capacity) == (128, 5000)
-    assert settings.phases[0].steps == algo.statistic_steps and settings.phases[0].epsilon == 1.0
+    watching, training = settings.phases
+    assert (watching.steps, watching.epsilon, watching.updates) == (algo.statistic_steps, 1.0, False)
+    assert training.fresh_replay and training.epsilon_restart and training.updates
 
 
 def test_only_selected_features_are_learned_and_they_are_learned():
@@ -712,26 +715,41 @@ def test_the_largest_map_of_smac_fits_two_gigabytes():
 # a whole run
 
 
-def test_a_run_watches_first_then_learns_and_draws_what_it_selected(tmp_path):
-    words = (
-        "env=push_box env.width=7 env.horizon=10 steps=700 algo=fim algo.statistic_steps=400 algo.delta_mode=absolute"
-    )
-    words += " algo.delta_mode=absolute algo.model_updates=1 learner.batch=4 learner.burn_in=4 log.every_steps=100"
-    words += " eval.every_steps=700 eval.episodes=2 log.terminal=false"
-    phases = "phases=[{name:statistic,steps:400,updates:false,epsilon:1},{name:train,fresh_replay:true}]"
-    settings = cli.parse([*words.split(), phases], algos.ALGORITHMS, envs.ENVIRONMENTS)
-    run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), tmp_path)
+PHASES = "phases=[{name:statistic,steps:400,updates:false,epsilon:1},{name:train,fresh_replay:true}]"
+SHORT = ["env=push_box", "env.width=7", "env.horizon=10", "steps=700", "learner.batch=4", "learner.burn_in=4"]
+SHORT += ["log.every_steps=100", "eval.every_steps=700", "eval.episodes=2", "log.terminal=false", PHASES]
+FOCUSED = ["algo=fim", "algo.statistic_steps=400", "algo.delta_mode=absolute", "algo.model_updates=1"]
+
+
+def trained(folder, *words):
+    """A whole run, and what it logged: (step, tag, value)."""
+    settings = cli.parse([*SHORT, *words], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    run = Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
     try:
         run.play()
     finally:
         run.close()
+    with (folder / "scalars.csv").open() as stream:
+        return run, [(int(row["step"]), row["tag"], row["value"]) for row in csv.DictReader(stream)]
+
+
+def test_a_run_watches_first_then_learns_and_draws_what_it_selected(tmp_path):
+    run, told = trained(tmp_path, *FOCUSED)
     statistic = run.learner.parts.bonuses[0].statistic
     assert 400 <= int(statistic.estimated_at) <= 410 and statistic.selected.tolist() == [False] * 4 + [True] * 4
-    with (tmp_path / "scalars.csv").open() as stream:
-        told = [(int(row["step"]), row["tag"]) for row in csv.DictReader(stream)]
-    assert {step > 400 for step, tag in told if tag == "loss/td"} == {True}
-    tags = {tag for _, tag in told}
+    assert {step > 400 for step, tag, _ in told if tag == "loss/td"} == {True}
+    tags = {tag for _, tag, _ in told}
     assert {"fim/selected/boxes", "fim/entropy/agents", "train/pushes", "eval/joint_pushes"} <= tags
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert "fim/entropies" in events.Tags()["images"]
+
+
+def test_a_run_without_weight_is_that_of_its_base(tmp_path):
+    """Section 10.6, with the phase in which a statistic is taken."""
+    wrapped = trained(tmp_path / "fim", *FOCUSED, "algo.base=qmix", "algo.alpha=0", "algo.model_every_episodes=1")[1]
+    base = trained(tmp_path / "qmix", "algo=qmix")[1]
+    shared = {(step, tag) for step, tag, _ in base}
+    assert len(base) > 50 and [row for row in wrapped if row[:2] in shared and repeats(row[1])] == [
+        row for row in base if repeats(row[1])
+    ]
