@@ -208,10 +208,9 @@ def refuse_bad(base: Parts, spec: EnvSpec, config: Config) -> None:
         refuse_unseen(spec, "algo.visibility_mask")
     if config.influence == "change":
         for key, usual in (("visibility_mask", False), ("marginal", "uniform"), ("cf_samples", 0)):
-            if vars(config)[key] != usual:
-                raise Mistake(
-                    f"algo.{key}={vars(config)[key]}: influence=change compares no actions; allowed is {usual}"
-                )
+            value = vars(config)[key]
+            if value != usual:
+                raise Mistake(f"algo.{key}={value}: influence=change compares no actions; allowed is {usual}")
     bound, mode = ("delta", "absolute") if config.delta_mode == "relative" else ("rho", "relative")
     if vars(config)[bound] != vars(Config)[bound]:
         told = f"delta_mode={config.delta_mode} has no use for it; say algo.delta_mode={mode} too"

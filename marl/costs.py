@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -27,6 +28,13 @@ from marl.types import Record
 
 WARMUP, TURNS = 3, 40
 """Updates of each, before those that are counted and counted."""
+
+
+class Named(NamedTuple):
+    """A run, and what the command line says of it alone."""
+
+    name: str
+    settings: Settings
 
 
 def episodes(settings: Settings) -> list[Record]:
@@ -53,21 +61,20 @@ def in_turn(learners: Sequence[Learner], turns: int) -> list[list[float]]:
     return spent
 
 
-def costs(runs: Mapping[str, Settings], turns: int) -> Table:
+def costs(runs: Sequence[Named], turns: int) -> Table:
     """One row for each run, by what it is called. Delayed copies stay as they are meanwhile: no episode comes in.
 
     Raises:
         Mistake: the runs are not of one world, whose episodes they could share.
     """
-    first = next(iter(runs.values()))
-    if any(settings.env != first.env for settings in runs.values()):
+    first = runs[0].settings
+    if any(run.settings.env != first.env for run in runs):
         raise Mistake("env: updates are compared on the same episodes; name one world only")
     torch.set_num_threads(first.learner.threads)
-    records = episodes(
-        replace(first, learner=replace(first.learner, batch=max(r.learner.batch for r in runs.values())))
-    )
+    largest = max(run.settings.learner.batch for run in runs)
+    records = episodes(replace(first, learner=replace(first.learner, batch=largest)))
     spec, learners = build.spec(first), []
-    for settings in runs.values():
+    for _, settings in runs:
         learner = build.learner(settings, spec, build.device(settings))
         for record in records:
             learner.absorb(record)
@@ -76,15 +83,15 @@ def costs(runs: Mapping[str, Settings], turns: int) -> Table:
     table.title = f"{first.env.name}, {first.learner.batch} episodes, {learners[0].device}"
     spent = in_turn(learners, turns)
     least, median = min(spent[0]), statistics.median(spent[0])
-    for name, own in zip(runs, spent, strict=True):
+    for run, own in zip(runs, spent, strict=True):
         times = (min(own), statistics.median(own))
         ratios = (times[0] / least, times[1] / median)
-        table.add_row(name, *(f"{ms:.1f}" for ms in times), *(f"{ratio:.2f}" for ratio in ratios))
+        table.add_row(run.name, *(f"{ms:.1f}" for ms in times), *(f"{ratio:.2f}" for ratio in ratios))
     return table
 
 
-def asked(argv: Sequence[str]) -> dict[str, Settings]:
-    """The settings of each run, by what the command line says of it alone.
+def asked(argv: Sequence[str]) -> list[Named]:
+    """The runs to compare.
 
     Raises:
         Mistake: they cannot be, or there are none to compare.
@@ -93,11 +100,8 @@ def asked(argv: Sequence[str]) -> dict[str, Settings]:
     if not ends:
         raise Mistake(f"{' '.join(argv)}: nothing to compare; write -- before each algo=NAME")
     common, groups = argv[: ends[0]], zip(ends, [*ends[1:], len(argv)], strict=True)
-    runs = {}
-    for begin, end in groups:
-        own = argv[begin + 1 : end]
-        runs[" ".join(own)] = cli.parse([*common, *own], algos.ALGORITHMS, envs.ENVIRONMENTS)
-    return runs
+    told = [argv[begin + 1 : end] for begin, end in groups]
+    return [Named(" ".join(own), cli.parse([*common, *own], algos.ALGORITHMS, envs.ENVIRONMENTS)) for own in told]
 
 
 def main(argv: Sequence[str], turns: int = TURNS) -> int:

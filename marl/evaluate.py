@@ -33,6 +33,7 @@ import envs
 from marl import build, checkpoint
 from marl.command import cli
 from marl.command.request import setting
+from marl.command.runs import make
 from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, check_values, count, number, suggestion
 from marl.env import EnvUnavailable
@@ -154,18 +155,6 @@ def measure(records: Sequence[Record]) -> dict[str, Estimate]:
     return told
 
 
-def make_room(folder: Path) -> None:
-    """Make the place where `save` writes.
-
-    Raises:
-        Mistake: the run's folder cannot be written.
-    """
-    try:
-        (folder / FOLDER).mkdir(exist_ok=True)
-    except OSError as error:
-        raise Mistake(f"run={folder}: cannot be written: {error.strerror}; allowed is a copy that can") from error
-
-
 def save(folder: Path, name: str, told: dict[str, Any]) -> Path:
     """JSON in the run's folder, whole or not at all; a number is added to a name that is taken."""
     file, number = folder / FOLDER / f"{name}.json", 1
@@ -193,7 +182,7 @@ def evaluate(argv: Sequence[str]) -> int:
         settings, folder = cli.load(request.run, algos.ALGORITHMS, envs.ENVIRONMENTS, logdir=request.logdir)
         settings = settings if request.seed is None else replace(settings, seed=request.seed)
         weights, step = saved_weights(settings, folder, warn)
-        make_room(folder)
+        make(folder / FOLDER, f"run={request.run}")
         rollouts = play(settings, request, weights, step, warn)
     except (Mistake, EnvUnavailable, checkpoint.NoCheckpoint) as mistake:
         return cli.refuse(mistake)

@@ -37,6 +37,7 @@ import envs
 from marl.command.cli import HELP, INTERRUPTED, refuse
 from marl.command.compose import Registries
 from marl.command.request import probe
+from marl.command.runs import make
 from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, check_values, count, like, suggestion
 from marl.reproduction import compare, report, results, tables
@@ -142,15 +143,6 @@ def evaluate(run: Path, episodes: int) -> list[str] | None:
     return [sys.executable, "-m", "marl.evaluate", f"run={run}", f"episodes={episodes}"]
 
 
-def make_room(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(
-            f"{folder}: cannot be made: {error.strerror}; allowed are folders for results and logdir"
-        ) from error
-
-
 def reproduce(work: Work) -> int:
     """Run what is missing, tell how it went; the exit status, 0 if all that was asked for is there."""
     began, missing, faults = time.monotonic(), list[Job](), 0
@@ -252,8 +244,8 @@ def main(argv: Sequence[str]) -> int:
         if switches.intersection(LIST):
             print_rows(work, commands=True)
             return 0
-        for folder in (work.results, work.runs):
-            make_room(folder)
+        make(work.results, f"results={options.results}")
+        make(work.runs, f"logdir={options.logdir}")
         return play_at_random(work) if switches.intersection(RANDOM) else reproduce(work)
     except Mistake as mistake:
         return refuse(mistake)

@@ -178,9 +178,8 @@ class Run:
         """
         checkpoints = self.folder / "checkpoints"
         if not checkpoint.saved(checkpoints):
-            if checkpoints.exists() and not any(
-                checkpoints.iterdir()
-            ):  # a first one that was cut short leaves its trace
+            # A first one that was cut short leaves its trace.
+            if checkpoints.exists() and not any(checkpoints.iterdir()):
                 raise NoCheckpoint(f"{checkpoints} is empty; from={self.folder} starts a new run with these settings")
             self.log.rewind({})
             self.log.warn(f"{self.folder} has no checkpoint yet: it starts from the beginning")

@@ -98,6 +98,18 @@ def _lock(handle: int, folder: Path) -> None:
         raise Mistake(f"resume={folder}: that run is alive in another process; allowed are runs that ended") from error
 
 
+def make(folder: Path, asked: str) -> None:
+    """Make a folder, if it is not there; ``asked`` is the `key=value` that asks for it.
+
+    Raises:
+        Mistake: it cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"{asked}: {folder} cannot be made: {error.strerror}; allowed are places to write to") from error
+
+
 def _fresh_folder(settings: Settings) -> Path:
     refuse_taken(settings)
     first = folder = folder_of(settings)
