@@ -47,8 +47,12 @@ def assemble(spec: EnvSpec, config: Any) -> Parts:
     if "wrap" in vars(paper):
         with of_base():
             base = assemble(spec, config.base)
-        return paper.wrap(base, spec, config)
-    return paper.build(spec, config)
+        parts = paper.wrap(base, spec, config)
+    else:
+        parts = paper.build(spec, config)
+    if parts is None:
+        raise TypeError(f"{paper.__name__} returned no Parts")
+    return parts
 
 
 def attack_config(name: str) -> type:

@@ -100,7 +100,8 @@ class FactoredConfig:
             return n_step_returns(*steps, self.n_step)
         if self.returns == "peng":
             return lambda_returns(*steps, self.td_lambda)
-        assert taken is not None
+        if taken is None:
+            raise ValueError(f"algo.returns={self.returns} needs the values of choices that were made: `taken`")
         kept = greedy if self.returns == "watkins" else torch.ones_like(greedy)
         return corrected_returns(*steps, self.td_lambda, taken, kept)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import random
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +59,9 @@ def check(make: Make) -> list[str]:
             raise
         except Exception as error:
             # Found by playing, so it is a finding like the others, and the parts that remain may find more.
-            faults.add(f"{type(error).__name__}: {str(error).strip() or 'no message'}", part.__name__.strip("_"))
+            *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+            place = f"{Path(frame.f_code.co_filename).name}:{line}, {part.__name__.strip('_')}"
+            faults.add(f"{type(error).__name__}: {str(error).strip() or 'no message'}", place)
     return faults.lines()
 
 

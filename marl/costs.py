@@ -23,6 +23,7 @@ import envs
 from marl import build, rates
 from marl.command import cli
 from marl.config import Mistake, Settings
+from marl.descent import NonFinite
 from marl.learner import Learner
 from marl.types import Record
 
@@ -50,12 +51,19 @@ def episodes(settings: Settings) -> list[Record]:
     return records
 
 
-def in_turn(learners: Sequence[Learner], turns: int) -> list[list[float]]:
-    """Milliseconds of each update of each learner: of the CPU, or of the clock on the wall with a GPU."""
+def in_turn(runs: Sequence[Named], learners: Sequence[Learner], turns: int) -> list[list[float]]:
+    """Milliseconds of each update of each learner: of the CPU, or of the clock on the wall with a GPU.
+
+    Raises:
+        Mistake: a loss, gradient or weight is not a number.
+    """
     spent: list[list[float]] = [[] for _ in learners]
     for turn in range(WARMUP + turns):
-        for learner, own in zip(learners, spent, strict=True):
-            cost = rates.milliseconds(learner, 1)
+        for run, learner, own in zip(runs, learners, spent, strict=True):
+            try:
+                cost = rates.milliseconds(learner, 1)
+            except NonFinite as fault:
+                raise Mistake(f"{run.name}: {fault}") from fault
             if turn >= WARMUP:
                 own.append(cost)
     return spent
@@ -81,7 +89,7 @@ def costs(runs: Sequence[Named], turns: int) -> Table:
         learners.append(learner)
     table = Table("update", "least, ms", "median, ms", "least, ratio", "median, ratio", box=None)
     table.title = f"{first.env.name}, {first.learner.batch} episodes, {learners[0].device}"
-    spent = in_turn(learners, turns)
+    spent = in_turn(runs, learners, turns)
     least, median = min(spent[0]), statistics.median(spent[0])
     for run, own in zip(runs, spent, strict=True):
         times = (min(own), statistics.median(own))

@@ -159,13 +159,22 @@ class SideBySide(BatchedEnv):
             columns={name: array[rows] for name, array in every.columns.items()},
         )
         for row, seed in enumerate(seeds):
-            self._write(row, self.copies[row].reset(seed))
+            moment = self.copies[row].reset(seed)
+            self._refuse_other_shapes(moment)
+            self._write(row, moment)
         return self._playing
 
     def step(self, actions: Array, live: Array) -> Moments:
         for row in map(int, np.flatnonzero(live)):
             self._write(row, self.copies[row].step(actions[row]))
         return self._playing
+
+    def _refuse_other_shapes(self, moment: Moment) -> None:
+        """Arrays of another shape would be broadcast, or fail without a name."""
+        for name in ("obs", "state", "avail"):
+            found, needed = np.shape(vars(moment)[name]), self.spec.fields()[name].shape
+            if found != needed:
+                raise ValueError(f"{self.spec.name}: {name} is {found}, {needed} is needed; see python -m envs.check")
 
     def _write(self, row: int, moment: Moment) -> None:
         playing = self._playing

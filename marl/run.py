@@ -110,6 +110,13 @@ class Run:
                 self._tell_evaluation(rollout)
         if not self.tally.empty:
             self._tell()
+        self._warn_of_nothing_learned()
+
+    def _warn_of_nothing_learned(self) -> None:
+        clock, learning = self.learner.clock, self.settings.learner
+        if clock.updates == 0 and any(stage.updates for stage in self.schedule.stages):
+            needed = f"learner.burn_in={learning.burn_in} and learner.batch={learning.batch} wait for as many"
+            self.log.warn(f"no update was made: {clock.episodes} episodes came, {needed}")
 
     def _tell_evaluation(self, rollout: Rollout) -> None:
         told = self.tally.evaluated(rollout, self.settings.eval.episodes)

@@ -98,7 +98,7 @@ class Episodes:
     state: Tensor
     """(B, T+1, S)"""
     avail: Tensor
-    """(B, T+1, N, A) bool"""
+    """(B, T+1, N, A) bool; at padded views nothing is: a softmax over that is NaN, and NaN times the mask stays NaN"""
     actions: Tensor
     """(B, T, N) long: what the seats chose"""
     executed: Tensor

@@ -9,12 +9,12 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 import algos
 import envs
@@ -22,6 +22,7 @@ from marl.command import cli
 from marl.command.compose import Registries, files
 from marl.command.guide import settings as listed
 from marl.command.request import one, several
+from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, leaves
 from marl.env import EnvUnavailable
 
@@ -319,6 +320,44 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_an_interruption() -> None
     assert run(main, "-m", *TOY, "seed=0,1,2") == 1
     assert run(main, "-m", *TOY, "seed=3,0") == 130
     assert seen == [0, 1, 2, 3]
+
+
+def test_a_sweep_goes_on_after_a_run_that_breaks_and_a_single_run_does_not_hide_it(capsys: Capture) -> None:
+    seen: list[int] = []
+
+    def main(made: Settings) -> int:
+        seen.append(made.seed)
+        raise IndexError("my slip")
+
+    assert run(main, "-m", *TOY, "seed=0,1") == 1
+    assert seen == [0, 1] and capsys.readouterr().err.count("IndexError: my slip") == 2
+    with pytest.raises(IndexError):
+        run(main, *TOY)
+
+
+@dataclass
+class Unset:
+    """Settings of which one has to be given."""
+
+    width: int = MISSING
+    name: str = "unset"
+
+
+def test_a_setting_without_default_is_given_or_asked_for() -> None:
+    root = tree(Unset)
+    put(root, "width", 3)
+    assert OmegaConf.to_object(root) == Unset(3)
+    with pytest.raises(Mistake, match="widht=3: no such setting; allowed are name, width; did you mean width?"):
+        put(tree(Unset), "widht", 3)
+
+
+def test_a_slip_in_a_file_is_not_taken_for_one_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("saved.yaml").write_text("algo: {name: qmix, hiden: 3}\nenv: {name: meet}\n")
+    with pytest.raises(Mistake, match="algo.hiden=3: no such setting; .*did you mean algo.hidden.*; the saved config"):
+        settings("from=saved.yaml")
+    monkeypatch.setattr("envs.meet.Config", None)
+    with pytest.raises(Mistake, match="env=meet: envs.meet has no dataclass Config"):
+        settings(*TOY)
 
 
 def test_a_sweep_goes_on_after_a_run_that_is_refused(capsys: Capture) -> None:

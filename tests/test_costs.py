@@ -34,6 +34,7 @@ def test_there_are_episodes_for_the_largest_batch():
         (["env=matrix", "--", "algo=qmix", "--", "algo=no_such"], "algo=no_such"),
         (["env=matrix", "algo=qmix"], "nothing to compare"),
         (["env=matrix", "--cfg", "--", "algo=qmix"], "--cfg"),
+        ([*SMALL, "--", "algo=vdn", "--", "algo=qmix", "algo.optimizer.lr=1e38"], "lr=1e38: td_loss is not finite"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(arguments, told, capsys):

@@ -217,7 +217,7 @@ BROKEN = {
     "unseeded": (Unseeded, "the same seed is another episode in another copy (first in obs at step 1)"),
     "shared dice": (SharedDice, "the world draws from a generator that the whole process shares"),
     "siblings": (Siblings, "an episode is another one beside others (first in state"),
-    "raising": (Greedy, "IndexError: no such player"),
+    "raising": (Greedy, "IndexError: no such player (test_env_contract.py:160, check_play)"),
     "scribbling": (Scribbling, "step changes the arrays it is given"),
 }
 

@@ -198,6 +198,23 @@ def test_a_bonus_sees_each_episode_once_in_order_and_replaces_the_reward():
     assert float(stored.reward.max()) < 10
 
 
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        ({"annotate": lambda self, fresh: {"ordre": torch.tensor([1])}}, "Slip: annotate wrote .'ordre'., .*'order'"),
+        ({"annotate": lambda self, fresh: {}}, "Slip: annotate wrote ..*'order', 'steps_left'"),
+        ({"reward": lambda self, batch, q, noise: (batch.reward.mean(), {})}, "Slip.reward is .*is needed"),
+        ({"reward": lambda self, batch, q, noise: (batch.reward.mean(1), {})}, "Slip.reward is .4,.; .4, "),
+    ],
+)
+def test_what_a_bonus_writes_and_pays_is_held_to_what_it_said(slip, told):
+    subject = learner(None, type("Slip", (Novelty,), slip)(0, 0))
+    with pytest.raises(ValueError, match=told):
+        for record in episodes(4):
+            subject.absorb(record)
+        subject.improve()
+
+
 def test_a_part_keeps_its_own_cadence():
     every_update, by_episodes = Novelty(0, 0), Novelty(5, 3)
     one, other = learner(None, every_update), learner(None, by_episodes)

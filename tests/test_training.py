@@ -49,7 +49,12 @@ def test_the_batch_that_broke_a_run_is_kept(tmp_path, capsys):
     assert not list((tmp_path / "broken").glob("*.writing"))
 
 
+def test_a_run_that_learned_nothing_says_so(tmp_path, capsys):
+    status, line = ends(tmp_path, capsys, "steps=100", "learner.burn_in=500")
+    assert status == 0 and "no update was made" in line and "learner.burn_in=500" in line
+
+
 @pytest.mark.parametrize("second", ["algo=iql", "algo=qmix"])
 def test_a_run_begins_by_saying_where_it_is(tmp_path, capsys, second):
-    status, line = ends(tmp_path, capsys, second, "steps=60")
+    status, line = ends(tmp_path, capsys, second, "steps=600")
     assert status == 0 and str(tmp_path / f"{second[5:]}_meet_s0") in line

@@ -186,6 +186,16 @@ def test_a_world_that_never_ends_is_reported():
         Worker(parts, SideBySide(Endless, 1), 0).play(plan(1))
 
 
+def test_a_world_that_says_another_shape_is_named():
+    class Narrow(Clockwork):
+        def _moment(self, actions):
+            moment = super()._moment(actions)
+            return replace(moment, obs=moment.obs[:1])
+
+    with pytest.raises(ValueError, match=r"clockwork: obs is \(1, 3\), \(2, 3\) is needed"):
+        SideBySide(Narrow, 2).reset([0, 1])
+
+
 @pytest.mark.parametrize("paid", [np.nan, np.inf])
 def test_a_reward_that_is_no_number_is_reported(paid):
     class Broken(Clockwork):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["Mistake", "flat", "held_folder", "load", "open_folder", "parse", "re
 HELP, MANY, SHOW = ("-h", "--help"), ("-m", "--multirun"), ("-c", "--cfg", "--config")
 INTERRUPTED = 130
 """Exit status of a run that the user stopped."""
+FAILED = 1
+"""Exit status of a run that broke."""
 REFUSED = 2
 """Exit status of a command that the user got wrong."""
 
@@ -44,7 +47,7 @@ def run(
 ) -> int:
     """Call ``main`` with the settings that ``argv`` asks for, once for each run of a sweep; the exit status.
 
-    A sweep goes on after a run that failed or was refused, and ends with one that the user stopped. A mistake, which
+    A sweep goes on after a run that broke or was refused, and ends with one that the user stopped. A mistake, which
     ``main`` may raise too, is told in one line on standard error, with status 2.
     """
     registries = Registries(algorithms, environments)
@@ -78,6 +81,11 @@ def _run_all(main: Callable[[Settings], int], runs: list[Settings]) -> int:
             status = main(settings)
         except Mistake as mistake:
             status = refuse(mistake, f"{settings.name}: " if len(runs) > 1 else "")
+        except Exception:
+            if len(runs) == 1:
+                raise
+            traceback.print_exc()
+            status = FAILED
         if status == INTERRUPTED:
             return status
         worst = max(worst, status)

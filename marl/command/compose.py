@@ -58,7 +58,9 @@ class Registries:
     def config(self, group: str, name: str) -> type:
         """The `Config` of a registered module."""
         path = (self.environments if group == "env" else self.algorithms)[name]
-        found: type = vars(import_module(path))["Config"]
+        found: type | None = vars(import_module(path)).get("Config")
+        if not isinstance(found, type) or "__dataclass_fields__" not in vars(found):
+            raise Mistake(f"{group}={name}: {path} has no dataclass Config of its own")
         return found
 
     def wraps(self, algorithm: str) -> bool:
@@ -93,11 +95,20 @@ def settings_from(given: Sequence[Pair], registries: Registries, saved: Plain | 
     root.env = tree(registries.config("env", plain["env"]["name"]))
     _attach(root, "algo", plain["algo"], "algo", registries)
     for layer in layers:
-        fill(root, layer)
+        _fill_from_file(root, layer, "a file of configs/" if saved is None else "the saved configuration")
     for key, value in values:
         put(root, key, value)
     _refuse_renaming(root, plain, choices)
     return _built(root)
+
+
+def _fill_from_file(root: DictConfig, layer: Plain, file: str) -> None:
+    try:
+        fill(root, layer)
+    except Mistake as mistake:
+        nested = re.match(r"(algo|env)\.\1[.=]", str(mistake))
+        hint = "; one that begins with a group has # @package _global_ above it" if nested else ""
+        raise Mistake(f"{mistake}; {file} says so{hint}") from mistake
 
 
 def _chooses(key: str) -> bool:

@@ -52,7 +52,7 @@ def put(root: DictConfig, key: str, value: Any) -> None:
 
 def _put(root: DictConfig, node: DictConfig, key: str, whole: str, value: Any) -> None:
     head, _, rest = key.partition(".")
-    if head not in node or head.endswith("_"):
+    if head not in node.keys() or head.endswith("_"):  # what has no default yet is a key, and yet not "in"
         raise _no_such_key(root, node, whole.removesuffix(f".{rest}") if rest else whole, whole, value)
     child = OmegaConf.select(node, head)
     if _is_group(child):
