@@ -16,7 +16,7 @@ from torch.profiler import record_function
 from marl.descent import Descent, NonFinite
 from marl.dice import Noise, generator
 from marl.heap import keep_freed_memory
-from marl.parts import Bonus, Intervention, Parts, Stats
+from marl.parts import Bonus, Intervention, Parts, Stats, declared, shaped
 from marl.replay import Replay
 from marl.types import Array, Clock, Episodes, Record
 
@@ -86,7 +86,7 @@ class Learner:
             with record_function("annotate"):
                 fresh = Episodes.of_records([record], {name: self.replay.layout[name] for name in record})
                 for bonus in self.parts.bonuses:
-                    columns |= {name: value[0] for name, value in _declared(bonus, bonus.annotate(fresh)).items()}
+                    columns |= {name: value[0] for name, value in declared(bonus, bonus.annotate(fresh)).items()}
         missing = self.replay.layout.keys() - record.keys() - columns.keys()
         absent = {name: torch.zeros(self._shape(name, len(record["reward"]))) for name in missing}
         self.replay.add({**record, **columns, **absent})
@@ -140,13 +140,13 @@ class Learner:
         with self._autocast(), torch.no_grad(), record_function("bonuses"):
             for bonus in self.parts.bonuses:
                 addition, told = bonus.reward(batch, self.parts.q, noise)
-                reward = reward + _shaped(addition, batch.reward, f"{type(bonus).__name__}.reward")
+                reward = reward + shaped(addition, batch.reward, f"{type(bonus).__name__}.reward")
                 stats |= told
         with self._autocast():
             loss = self.parts.q.loss(batch.with_reward(reward), noise)
         stats |= loss.stats | self.parts.q.descend(loss)
         if loss.priority is not None:
-            priority = _shaped(loss.priority, batch.reward[:, 0], f"{type(self.parts.q).__name__}.loss: priority")
+            priority = shaped(loss.priority, batch.reward[:, 0], f"{type(self.parts.q).__name__}.loss: priority")
             self.replay.reprioritise(slots, priority)
         for name, part in self._fitting():
             if part.cadence.every_episodes == 0:
@@ -241,21 +241,6 @@ class Learner:
         self._anneal()
         self._credit = state["credit"]
         self._refreshed, self._fitted = dict(state["refreshed"]), dict(state["fitted"])
-
-
-def _declared(bonus: Bonus, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """What a bonus wrote of an episode. Columns that nobody writes are zero, which would hide a slip in a name."""
-    if written.keys() != bonus.columns().keys():
-        told = f"annotate wrote {sorted(written)}, columns() declares {sorted(bonus.columns())}"
-        raise ValueError(f"{type(bonus).__name__}: {told}")
-    return written
-
-
-def _shaped(value: Tensor, like: Tensor, name: str) -> Tensor:
-    """A part's answer, which would otherwise be broadcast to something else than was meant."""
-    if value.shape != like.shape:
-        raise ValueError(f"{name} is {tuple(value.shape)}; {tuple(like.shape)} is needed")
-    return value
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -222,3 +222,26 @@ class Parts:
             own = part.state_dict(keep_vars=True)
             tensors.update({f"{name}.{key}": value for key, value in own.items() if id(value) not in staying})
         return tensors
+
+
+def declared(bonus: Bonus, written: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What a bonus wrote of an episode. Columns that nobody writes are zero, which would hide a slip in a name.
+
+    Raises:
+        ValueError: it wrote other columns than it declares.
+    """
+    if written.keys() != bonus.columns().keys():
+        told = f"annotate wrote {sorted(written)}, columns() declares {sorted(bonus.columns())}"
+        raise ValueError(f"{type(bonus).__name__}: {told}")
+    return written
+
+
+def shaped(value: Tensor, like: Tensor, name: str) -> Tensor:
+    """A part's answer, which would otherwise be broadcast to something else than was meant.
+
+    Raises:
+        ValueError: it has another shape than ``like``.
+    """
+    if value.shape != like.shape:
+        raise ValueError(f"{name} is {tuple(value.shape)}; {tuple(like.shape)} is needed")
+    return value
