@@ -109,9 +109,8 @@ def drawn(world: Any) -> Array:
     for row, column in zip(*np.nonzero(world.field)):
         colours[row, column] = np.asarray((190, 230, 190)) - 18 * min(int(world.field[row, column]), 8)
     for player in world.players:
-        colours[player.position] = np.asarray((120, 150, 255)) - np.asarray((40, 40, 30)) * min(
-            int(player.level) - 1, 2
-        )
+        shade = min(int(player.level) - 1, 2)
+        colours[player.position] = np.asarray((120, 150, 255)) - shade * np.asarray((40, 40, 30))
     return board(colours)
 
 

@@ -3,14 +3,17 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-_HERE = Path(__file__).resolve().parents[1]
 
-for _name in ("algos", "configs", "envs"):
-    _found = find_spec(_name)
-    _origin = _found.origin if _found else None
-    if _origin is None or Path(_origin).resolve().parents[1] != _HERE:
-        _places = _found.submodule_search_locations if _found else None
-        raise ImportError(
-            f"{_name}: {next(iter(_places or ()), 'nothing')} hides the folder of that name in {_HERE}; "
-            f"rename it, start in another folder, or set PYTHONSAFEPATH=1"
-        )
+def _refuse_others(*names: str) -> None:
+    """What stands where a command is started comes first on Python's path, and may be called as what stands here."""
+    here = Path(__file__).resolve().parents[1]
+    for name in names:
+        found = find_spec(name)
+        places = list(found.submodule_search_locations or ()) if found else []
+        if found is None or found.origin is None or Path(found.origin).resolve().parents[1] != here:
+            hiding = places[0] if places else "nothing"
+            advice = "rename it, start in another folder, or set PYTHONSAFEPATH=1"
+            raise ImportError(f"{name}: {hiding} hides the folder of that name in {here}; {advice}")
+
+
+_refuse_others("algos", "configs", "envs")

@@ -172,7 +172,7 @@ class SideBySide(BatchedEnv):
     def _refuse_other_shapes(self, moment: Moment) -> None:
         """Arrays of another shape would be broadcast, or fail without a name."""
         for name in ("obs", "state", "avail"):
-            found, needed = np.shape(vars(moment)[name]), self.spec.fields()[name].shape
+            found, needed = np.shape(vars(moment)[name]), getattr(self._playing, name).shape[1:]
             if found != needed:
                 raise ValueError(f"{self.spec.name}: {name} is {found}, {needed} is needed; see python -m envs.check")
 

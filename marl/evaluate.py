@@ -33,7 +33,7 @@ import envs
 from marl import build, checkpoint
 from marl.command import cli
 from marl.command.request import setting
-from marl.command.runs import make
+from marl.command.runs import make_folder
 from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, check_values, count, number, suggestion
 from marl.env import EnvUnavailable
@@ -182,7 +182,7 @@ def evaluate(argv: Sequence[str]) -> int:
         settings, folder = cli.load(request.run, algos.ALGORITHMS, envs.ENVIRONMENTS, logdir=request.logdir)
         settings = settings if request.seed is None else replace(settings, seed=request.seed)
         weights, step = saved_weights(settings, folder, warn)
-        make(folder / FOLDER, f"run={request.run}")
+        make_folder(folder / FOLDER, f"run={request.run}")
         rollouts = play(settings, request, weights, step, warn)
     except (Mistake, EnvUnavailable, checkpoint.NoCheckpoint) as mistake:
         return cli.refuse(mistake)

@@ -37,7 +37,7 @@ import envs
 from marl.command.cli import HELP, INTERRUPTED, refuse
 from marl.command.compose import Registries
 from marl.command.request import probe
-from marl.command.runs import make
+from marl.command.runs import make_folder
 from marl.command.typed import put, tree
 from marl.config import Mistake, Settings, check_values, count, like, suggestion
 from marl.reproduction import compare, report, results, tables
@@ -244,8 +244,8 @@ def main(argv: Sequence[str]) -> int:
         if switches.intersection(LIST):
             print_rows(work, commands=True)
             return 0
-        make(work.results, f"results={options.results}")
-        make(work.runs, f"logdir={options.logdir}")
+        make_folder(work.results, f"results={options.results}")
+        make_folder(work.runs, f"logdir={options.logdir}")
         return play_at_random(work) if switches.intersection(RANDOM) else reproduce(work)
     except Mistake as mistake:
         return refuse(mistake)

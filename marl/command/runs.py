@@ -98,7 +98,7 @@ def _lock(handle: int, folder: Path) -> None:
         raise Mistake(f"resume={folder}: that run is alive in another process; allowed are runs that ended") from error
 
 
-def make(folder: Path, asked: str) -> None:
+def make_folder(folder: Path, asked: str) -> None:
     """Make a folder, if it is not there; ``asked`` is the `key=value` that asks for it.
 
     Raises:
