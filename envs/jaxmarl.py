@@ -17,6 +17,7 @@ JAX is started by the first `reset`: neither the registry nor the spec needs it.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 from envs.jax_suite.asked import Config
@@ -29,7 +30,7 @@ __all__ = ["Config", "make", "probe"]
 
 def probe(config: Config) -> None:
     """Raises:
-    EnvUnavailable: the suite is not installed.
+    EnvUnavailable: the suite, or what JAX needs for a GPU, is not installed.
     ValueError: a setting that cannot be, in one line.
     """
     task(config)
@@ -37,6 +38,8 @@ def probe(config: Config) -> None:
         if sys.version_info < (3, 11):
             raise EnvUnavailable("env=jaxmarl needs Python 3.11 or newer, and then: pip install -e '.[jaxmarl]'")
         raise EnvUnavailable("env=jaxmarl needs the package jaxmarl: pip install -e '.[jaxmarl]'")
+    if config.device == "gpu" and not entry_points(group="jax_plugins"):
+        raise EnvUnavailable("env.device=gpu needs JAX's part for the GPU: pip install 'jax[cuda12]'; or env.device=cpu")
 
 
 def make(config: Config, size: int) -> BatchedEnv:

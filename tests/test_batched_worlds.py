@@ -236,6 +236,12 @@ def test_a_missing_package_is_told_in_one_line(module, name, monkeypatch):
     assert "\n" not in str(missing.value)
 
 
+def test_a_gpu_that_jax_has_no_part_for_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(jaxmarl, "entry_points", lambda group: ())
+    with pytest.raises(EnvUnavailable, match="env.device=gpu needs JAX's part"):
+        jaxmarl.probe(jaxmarl.Config(device="gpu"))
+
+
 # foraging and warehouse
 
 
