@@ -12,7 +12,8 @@ from torch.profiler import record_function
 from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net
 from marl.config import count, number
 from marl.dice import Noise
-from marl.mixers import StateInput, two_layers
+from marl.mixers import StateInput
+from marl.nets import mlp
 from marl.ops import best_available, chosen_value, masked_mean
 from marl.parts import Loss, Parts, Stats
 from marl.precision import in_float32
@@ -38,11 +39,9 @@ class JointValue(nn.Module):
         self.n_actions, embed = spec.n_actions, config.joint_embed
         encoded = config.hidden + spec.n_actions
         self.state = StateInput(config.state_norm)
-        self.encoder = two_layers(encoded, encoded, encoded)
-        self.joint = nn.Sequential(nn.Linear(spec.state_dim + encoded, embed), nn.ReLU(), *two_layers(embed, embed, 1))
-        self.value = nn.Sequential(
-            StateInput(config.state_norm), nn.Linear(spec.state_dim, embed), nn.ReLU(), *two_layers(embed, embed, 1)
-        )
+        self.encoder = mlp(encoded, encoded, encoded)
+        self.joint = mlp(spec.state_dim + encoded, embed, embed, 1)
+        self.value = mlp(spec.state_dim, embed, embed, 1)
 
     @in_float32
     def forward(self, histories: Tensor, state: Tensor, actions: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ class JointValue(nn.Module):
     @in_float32
     def worth(self, state: Tensor) -> Tensor:
         """V (..., 1) of (..., S)."""
-        value: Tensor = self.value(state)
+        value: Tensor = self.value(self.state(state))
         return value
 
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from marl.mixers import StateInput, two_layers
-from marl.nets import AgentLinear
+from marl.mixers import StateInput
+from marl.nets import AgentLinear, mlp
 from marl.precision import in_float32
 from marl.types import EnvSpec
 
@@ -73,8 +73,8 @@ class Attention(nn.Module):
         self.query1 = nn.Linear(spec.state_dim, heads * query_hidden)
         self.query2 = AgentLinear(heads, query_hidden, key_embed)
         self.keys = Keys(spec, heads, key_embed, own)
-        self.head_weight = None if head_hidden is None else two_layers(spec.state_dim, head_hidden, heads)
-        self.value = two_layers(spec.state_dim, value_hidden, 1)
+        self.head_weight = None if head_hidden is None else mlp(spec.state_dim, head_hidden, heads)
+        self.value = mlp(spec.state_dim, value_hidden, 1)
 
     def attention(self, state: Tensor) -> Tensor:
         """(..., S) -> lambda (..., heads, N), which adds up to 1 over the agents."""

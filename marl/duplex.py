@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marl.mixers import StateInput, two_layers
-from marl.nets import AgentLinear
+from marl.mixers import StateInput
+from marl.nets import AgentLinear, mlp
 from marl.precision import in_float32
 from marl.types import EnvSpec
 
@@ -89,8 +89,8 @@ class Duplex(nn.Module):
     ) -> None:
         super().__init__()
         self.state = StateInput(state_norm)
-        self.weight = two_layers(spec.state_dim, hyper_embed, spec.n_agents)
-        self.bias = two_layers(spec.state_dim, hyper_embed, spec.n_agents)
+        self.weight = mlp(spec.state_dim, hyper_embed, spec.n_agents)
+        self.bias = mlp(spec.state_dim, hyper_embed, spec.n_agents)
         self.importance = Importance(spec, heads, advantage_embed, advantage_layers)
 
     @in_float32

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.nets import mlp
 from marl.precision import in_float32
 from marl.types import EnvSpec
-
-
-def two_layers(size: int, hidden: int, out: int) -> nn.Sequential:
-    """Linear, ReLU, Linear: (..., size) -> (..., out)."""
-    return nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 class StateInput(nn.Module):
@@ -47,10 +43,10 @@ class Monotonic(nn.Module):
         self.n_agents, self.embed = spec.n_agents, embed
         self.state = StateInput(state_norm)
         size = spec.state_dim
-        self.w1 = two_layers(size, hyper_embed, embed * spec.n_agents)
+        self.w1 = mlp(size, hyper_embed, embed * spec.n_agents)
         self.b1 = nn.Linear(size, embed)
-        self.w2 = two_layers(size, hyper_embed, embed)
-        self.value = two_layers(size, embed, 1)
+        self.w2 = mlp(size, hyper_embed, embed)
+        self.value = mlp(size, embed, 1)
 
     @in_float32
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
@@ -91,16 +87,8 @@ class Unrestricted(nn.Module):
         super().__init__()
         self.state = StateInput(state_norm)
         self.outputs = outputs
-        self.net = nn.Sequential(
-            nn.Linear(spec.state_dim + spec.n_agents * outputs, embed),
-            nn.ReLU(inplace=True),
-            nn.Linear(embed, embed),
-            nn.ReLU(inplace=True),
-            nn.Linear(embed, embed),
-            nn.ReLU(inplace=True),
-            nn.Linear(embed, 1),
-        )
-        self.value = two_layers(spec.state_dim, embed, 1)
+        self.net = mlp(spec.state_dim + spec.n_agents * outputs, embed, embed, embed, 1)
+        self.value = mlp(spec.state_dim, embed, 1)
 
     @in_float32
     def forward(self, chosen: Tensor, state: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -94,9 +95,8 @@ class Recurrence(nn.Module):
         super().__init__()
         hidden = layers.hidden
         self.shape = (n_agents, hidden)
-        self.fc1 = linear(size, hidden, n_agents, layers)
-        self.norm1, self.norm2 = norm(layers), norm(layers)
-        self.deeper = deeper(n_agents, layers)
+        self.dense = dense(size, n_agents, layers)
+        self.norm = norm(layers)
         self.rnn = TeamGRU(hidden, hidden) if layers.shared else AgentGRU(n_agents, hidden, hidden)
 
     def start(self, n: int) -> Tensor:
@@ -105,12 +105,12 @@ class Recurrence(nn.Module):
 
     def step(self, inputs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """(E, N, I), (E, N, H) -> features (E, N, H), memory (E, N, H)."""
-        memory = self.rnn.step(self.deeper(functional.relu(self.norm1(self.fc1(inputs)))), memory)
-        return self.norm2(memory), memory
+        memory = self.rnn.step(self.dense(inputs), memory)
+        return self.norm(memory), memory
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Whole episodes from a zero memory, steps first: (T, B, N, I) -> features (T, B, N, H)."""
-        features: Tensor = self.norm2(self.rnn(self.deeper(functional.relu(self.norm1(self.fc1(inputs))))))
+        features: Tensor = self.norm(self.rnn(self.dense(inputs)))
         return features
 
 
@@ -120,10 +120,9 @@ class FeedForward(nn.Module):
     def __init__(self, size: int, n_agents: int, layers: Layers) -> None:
         super().__init__()
         self.n_agents = n_agents
-        self.fc1 = linear(size, layers.hidden, n_agents, layers)
-        self.deeper = deeper(n_agents, layers)
-        self.fc2 = linear(layers.hidden, layers.hidden, n_agents, layers)
-        self.norm1, self.norm2 = norm(layers), norm(layers)
+        self.dense = dense(size, n_agents, layers)
+        self.last = linear(layers.hidden, layers.hidden, n_agents, layers)
+        self.norm = norm(layers)
 
     def start(self, n: int) -> Tensor:
         """(E, N, 0)."""
@@ -135,8 +134,15 @@ class FeedForward(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., N, I) -> features (..., N, H)."""
-        features = self.deeper(functional.relu(self.norm1(self.fc1(inputs))))
-        return functional.relu(self.norm2(self.fc2(features)))
+        return functional.relu(self.norm(self.last(self.dense(inputs))))
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear, ReLU, .., Linear: (..., sizes[0]) -> (..., sizes[-1])."""
+    layers: list[nn.Module] = []
+    for size, out in pairwise(sizes):
+        layers += [nn.Linear(size, out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
 
 
 def linear(size: int, out: int, n_agents: int, layers: Layers) -> nn.Module:
@@ -144,11 +150,11 @@ def linear(size: int, out: int, n_agents: int, layers: Layers) -> nn.Module:
     return nn.Linear(size, out) if layers.shared else AgentLinear(n_agents, size, out)
 
 
-def deeper(n_agents: int, layers: Layers) -> nn.Sequential:
-    """The dense layers beyond the first: (..., N, H) -> (..., N, H)."""
+def dense(size: int, n_agents: int, layers: Layers) -> nn.Sequential:
+    """Linear, norm, ReLU, as often as ``layers.dense`` says: (..., N, size) -> (..., N, H)."""
     blocks: list[nn.Module] = []
-    for _ in range(layers.dense - 1):
-        blocks += [linear(layers.hidden, layers.hidden, n_agents, layers), norm(layers), nn.ReLU()]
+    for inputs in [size, *[layers.hidden] * (layers.dense - 1)]:
+        blocks += [linear(inputs, layers.hidden, n_agents, layers), norm(layers), nn.ReLU()]
     return nn.Sequential(*blocks)
 
 

@@ -238,7 +238,7 @@ def test_a_missing_package_is_told_in_one_line(module, name, monkeypatch):
 
 def test_a_gpu_that_jax_has_no_part_for_is_refused_before_anything_starts(monkeypatch):
     monkeypatch.setattr(jaxmarl, "entry_points", lambda group: ())
-    with pytest.raises(EnvUnavailable, match="env.device=gpu needs JAX's part"):
+    with pytest.raises(EnvUnavailable, match="env.device=gpu needs JAX's part for it"):
         jaxmarl.probe(jaxmarl.Config(device="gpu"))
 
 

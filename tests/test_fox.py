@@ -601,7 +601,7 @@ def test_the_cds_base():
     assert parts.bonuses == ()
     live = parts.q.unroll(parts.q.agent, episodes([4]), Noise(0, 0), "live")
     h = live.histories
-    local = torch.stack([h[:, :, i] @ parts.q.agent.local_weight[i].T for i in range(3)], 2) + parts.q.agent.local_bias
+    local = torch.stack([h[:, :, i] @ parts.q.agent.local.weight[i].T for i in range(3)], 2) + parts.q.agent.local.bias
     torch.testing.assert_close(live.values, parts.q.agent.shared(h) + local)
     assert len(built(beta2=0.0, formation_head=False).bonuses) == 1
 
@@ -616,7 +616,7 @@ def test_a_td_step_leaves_fnet_alone_but_flows_through_the_encoder():
     parts.q.descend(parts.q.loss(batch, Noise(0, 0)))
     names = changed(parts.q, before[0])
     assert not any(name.startswith(("encoder.", "slow_")) for name in names)
-    assert {"agent.formation.weight", "agent.body.trunk.rnn.weight_hh_l0", "agent.body.trunk.fc1.weight"} <= names
+    assert {"agent.formation.weight", "agent.body.trunk.rnn.weight_hh_l0", "agent.body.trunk.dense.0.weight"} <= names
     assert not changed(parts.bonuses[1], before[2])
     assert all(p.grad is None for p in parts.q.encoder.parameters())
 
@@ -625,7 +625,7 @@ def test_without_the_other_heads_the_memory_still_learns_through_the_encoder():
     parts = built(local_l1=0.0)
     agent = parts.q.agent
     with torch.no_grad():
-        for parameter in (agent.shared.weight, agent.shared.bias, agent.local_weight, agent.local_bias):
+        for parameter in (agent.shared.weight, agent.shared.bias, agent.local.weight, agent.local.bias):
             parameter.zero_()
     parts.q.loss(annotated(episodes([7, 5]), parts), Noise(0, 0)).value.backward()
     assert agent.body.trunk.rnn.weight_hh_l0.grad.abs().max() > 0
@@ -700,7 +700,7 @@ def test_the_local_penalty_reaches_local_heads_and_what_feeds_them():
     penalty, stats = parts.q.penalty(live, batch)
     penalty.backward()
     touched = {name for name, p in parts.q.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"agent.local_weight", "agent.local_bias"} <= touched
+    assert {"agent.local.weight", "agent.local.bias"} <= touched
     assert touched <= {n for n, _ in parts.q.named_parameters() if n.startswith(("agent.local", "agent.body"))}
     by_hand = live.aside[0][:-1].abs().sum() / (6 * 3 * 5)
     torch.testing.assert_close(penalty, 0.1 * by_hand)
@@ -783,14 +783,14 @@ def test_sizes_on_three_against_one():
     assert size(parts.q.encoder) == 41344
     assert size(awareness_part.historian) == 33088
     assert size(awareness_part.decoder) == 42764
-    assert size(agent.body.trunk.fc1) == 2944 and size(agent.body.trunk.rnn) == 24960
+    assert size(agent.body.trunk.dense) == 2944 and size(agent.body.trunk.rnn) == 24960
     assert size(agent.shared) == size(agent.formation) == 1235
-    assert agent.local_weight.numel() + agent.local_bias.numel() == 3 * 1235
+    assert agent.local.weight.numel() + agent.local.bias.numel() == 3 * 1235
     assert sum(p.numel() for p in parts.q.learned()) == size(agent) + size(parts.q.mixer)
 
 
 def test_local_heads_start_as_layers_of_their_own():
-    weight = built(FOOTBALL).q.agent.local_weight
+    weight = built(FOOTBALL).q.agent.local.weight
     assert weight.abs().max() <= 1 / 8 and weight.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
     assert not torch.equal(weight[0], weight[1])
 

@@ -155,8 +155,8 @@ def test_dense_layers_stand_before_the_memory(recurrent):
     torch.manual_seed(0)
     agent = AgentNet(SPEC, Layers(16, recurrent, layer_norm=True, dense=3))
     trunk, inputs = agent.body.trunk, torch.randn(2, 3, agent.body.input.size)
-    linears = [trunk.fc1, trunk.deeper[0], trunk.deeper[3]]
-    assert len(trunk.deeper) == 6 and len({id(layer) for layer in linears}) == 3
+    linears = [trunk.dense[0], trunk.dense[3], trunk.dense[6]]
+    assert len(trunk.dense) == 9 and len({id(layer) for layer in linears}) == 3
     features = inputs
     for layer in linears:
         product = features @ layer.weight.T + layer.bias
@@ -166,5 +166,5 @@ def test_dense_layers_stand_before_the_memory(recurrent):
         after = torch.gru_cell(features.flatten(0, 1), memory.flatten(0, 1), *trunk.rnn.all_weights[0]).view(2, 3, 16)
         expected = torch.nn.functional.layer_norm(after, (16,))
     else:
-        expected = torch.nn.functional.layer_norm(trunk.fc2(features), (16,)).clamp(min=0)
+        expected = torch.nn.functional.layer_norm(trunk.last(features), (16,)).clamp(min=0)
     torch.testing.assert_close(trunk.step(inputs, memory)[0], expected)

@@ -178,7 +178,7 @@ def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_
     own = dict(stacked.named_parameters())
     for k in range(3):
         for name, parameter in single.named_parameters():
-            where = name.replace("body.trunk.", "").replace("rnn", "second").replace("fc2", "second")
+            where = name.replace("body.trunk.", "").replace("rnn", "second").replace("last", "second")
             weight = own[where.removesuffix("_l0")].detach()
             rows = weight[k : k + 1] if shared else weight[3 * k : 3 * k + 3]
             parameter.data.copy_(rows.reshape(parameter.shape))
@@ -436,12 +436,12 @@ def test_agents_that_communicate_are_told_nothing_before_the_first_update():
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_acting_and_learning_see_the_same_with_messages(layer_norm):
     q, batch = made(comm=True, layer_norm=layer_norm), episodes(lengths=(5, 5), horizon=5)
-    for parameter in q.agents.norm2.parameters():
+    for parameter in q.agents.norm.parameters():
         parameter.data += torch.randn_like(parameter)
     q.ready.fill_(True)
     memory, dice = q.memory(2), Dice(0, "evaluate", range(2))
     values, histories = q.unroll(batch)
-    assert q.agents.fc1.weight.shape[-1] == SPEC.obs_dim + SPEC.n_actions + 3
+    assert q.agents.dense[0].weight.shape[-1] == SPEC.obs_dim + SPEC.n_actions + 3
     for t in range(6):
         view = View(batch.obs[:, t], batch.state[:, t], batch.avail[:, t], batch.last_action[:, t])
         torch.testing.assert_close(q.utilities(view, memory), values[0, :, t])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from algos.factored import FactoredConfig, FactoredQ, Unrolled
 from algos.formation.prediction import Encoder
 from marl.dice import Dice, Noise
-from marl.nets import AgentBody
+from marl.nets import AgentBody, AgentLinear
 from marl.ops import masked_mean
 from marl.parts import Memory, Stats, delayed
 from marl.precision import in_float32
@@ -29,15 +29,13 @@ class Heads(NamedTuple):
 
 
 class FormationAgent(nn.Module):
-    """fc1 and GRU; a shared head, a local head per agent, and a head on the latent z if there is one."""
+    """Linear, ReLU, GRU; a shared head, a local head per agent, and a head on the latent z if there is one."""
 
     def __init__(self, spec: EnvSpec, config: FactoredConfig, latent: int | None) -> None:
         super().__init__()
         self.body = AgentBody(spec, config.layers())
         self.shared = nn.Linear(config.hidden, spec.n_actions)
-        local = [nn.Linear(config.hidden, spec.n_actions) for _ in range(spec.n_agents)]
-        self.local_weight = nn.Parameter(torch.stack([head.weight.detach() for head in local]))
-        self.local_bias = nn.Parameter(torch.stack([head.bias.detach() for head in local]))
+        self.local = AgentLinear(spec.n_agents, config.hidden, spec.n_actions)
         self.formation = nn.Linear(latent, spec.n_actions) if latent else None
 
     def start(self, n: int) -> Tensor:
@@ -55,7 +53,7 @@ class FormationAgent(nn.Module):
     @in_float32
     def heads(self, histories: Tensor, latents: Tensor | None) -> Heads:
         """(..., N, H), (..., N, Z)."""
-        local = torch.einsum("...nh,nah->...na", histories, self.local_weight) + self.local_bias
+        local = self.local(histories)
         values = self.shared(histories) + local
         if self.formation is None:
             return Heads(values, local, None)

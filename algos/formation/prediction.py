@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from marl.nets import mlp
+
 
 class Gaussian(NamedTuple):
     """Diagonal normal laws of latents."""
@@ -28,18 +30,12 @@ class Gaussian(NamedTuple):
         return -0.5 * (1 + self.log_variance - self.mean.square() - self.log_variance.exp()).sum(-1)
 
 
-def mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
-    )
-
-
 class Encoder(nn.Module):
     """E: what an agent's history h says of the formation, as a latent z."""
 
     def __init__(self, hidden: int, width: int, latent: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(hidden, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.body = nn.Sequential(mlp(hidden, width, width), nn.ReLU())
         self.mean = nn.Linear(width, latent)
         self.log_variance = nn.Linear(width, latent)
 
@@ -60,7 +56,7 @@ class FormationDecoder(nn.Module):
     def __init__(self, latent: int, width: int, outputs: int) -> None:
         super().__init__()
         self.latent = latent
-        self.layers = mlp(3 * latent, width, outputs)
+        self.layers = mlp(3 * latent, width, width, outputs)
 
     def forward(self, own: Tensor, farthest: Tensor, nearest: Tensor) -> Tensor:
         """(..., Z) three times -> (..., 4N)."""
@@ -73,7 +69,7 @@ class HistoryDecoder(nn.Module):
     def __init__(self, latent: int, width: int, hidden: int, *, squashed: bool) -> None:
         super().__init__()
         self.squashed = squashed
-        self.layers = mlp(latent, width, hidden)
+        self.layers = mlp(latent, width, width, hidden)
 
     def forward(self, own: Tensor) -> Tensor:
         """(..., Z) -> (..., H)."""
@@ -140,8 +136,6 @@ class Prediction(NamedTuple):
     """() KL of the two partners' latents"""
     history: Tensor
     """() mean squared error of the rebuilt history"""
-    guess: Tensor
-    """(M, 4N)"""
 
     def objective(self, balance: Balance, kl_weight: float) -> Tensor:
         """() whose gradient is the one that ``balance`` describes, if `predict` was given the same balance."""
@@ -156,14 +150,12 @@ def predict(
     """Encode, draw with ``noise`` (3, M, Z) and decode."""
     laws = encoder(torch.stack(trio[:3]))
     latents = laws.sample(noise)
-    guess = decoder(*latents)
     own = latents[0]
     turned = own.detach() + balance.turn * (own - own.detach())
     divergence, farthest, nearest = laws.divergence().mean(-1)
     return Prediction(
-        functional.mse_loss(guess, trio.formation),
+        functional.mse_loss(decoder(*latents), trio.formation),
         divergence,
         farthest + nearest,
         functional.mse_loss(historian(turned), trio.own),
-        guess,
     )

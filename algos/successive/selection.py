@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from marl.nets import mlp
 from marl.ops import masked_mean
 
 TINY = 1e-8
@@ -38,8 +39,8 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self, inputs: int, state: int, sub_values: int, hidden: int, latent: int) -> None:
         super().__init__()
-        self.encoder = _mlp(inputs, hidden, hidden, latent)
-        self.trunk = nn.Sequential(_mlp(latent, hidden, hidden), nn.ReLU())
+        self.encoder = mlp(inputs, hidden, hidden, latent)
+        self.trunk = nn.Sequential(mlp(latent, hidden, hidden), nn.ReLU())
         self.state = nn.Linear(hidden, state)
         self.probabilities = nn.Linear(hidden, sub_values)
 
@@ -52,13 +53,6 @@ class EncoderDecoder(nn.Module):
         """z (..., Z) of (..., N, H)."""
         latent: Tensor = self.encoder(histories.flatten(-2))
         return latent
-
-
-def _mlp(*sizes: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for size, out in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(size, out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def divergence(probabilities: Tensor, guess: Tensor, mask: Tensor) -> Tensor:

@@ -29,11 +29,9 @@ class SubAgents(nn.Module):
         self.input = AgentInput(spec, last_action=layers.last_action, agent_id=layers.agent_id)
         networks = sub_values if layers.shared else sub_values * spec.n_agents
         second = StackedGRU if layers.recurrent else StackedLinear
-        self.fc1 = StackedLinear(networks, self.input.size + message, layers.hidden)
-        self.norm1 = StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
-        self.deeper = nn.Sequential(*(block for _ in range(layers.dense - 1) for block in dense(networks, layers)))
+        self.dense = dense(self.input.size + message, networks, layers)
         self.second: StackedGRU | StackedLinear = second(networks, layers.hidden, layers.hidden)
-        self.norm2 = StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
+        self.norm = norm(networks, layers)
         self.head = StackedLinear(networks, layers.hidden, spec.n_actions)
 
     def start(self, n: int) -> Tensor:
@@ -49,15 +47,15 @@ class SubAgents(nn.Module):
         if isinstance(self.second, StackedGRU):
             after = self.second.step(first, self._by_network(memory.transpose(0, 1).unsqueeze(2)))
             memory = self._by_team(after, len(obs)).squeeze(2).transpose(0, 1)
-            features = self.norm2(after)
+            features = self.norm(after)
         else:
-            features = functional.relu(self.norm2(self.second(first)))
+            features = functional.relu(self.norm(self.second(first)))
         values, histories = (self._by_team(x, len(obs)).squeeze(2) for x in (self._values(features), features))
         return values, histories, memory
 
     def forward(self, obs: Tensor, last_action: Tensor) -> tuple[Tensor, Tensor]:
         """Whole episodes (B, T, N, O), (B, T, N) -> values (K1, B, T, N, A), features (K1, B, T, N, H)."""
-        features = self.norm2(self.second(self._first(obs, last_action, None)))
+        features = self.norm(self.second(self._first(obs, last_action, None)))
         if not self.recurrent:
             features = functional.relu(features)
         return self._by_team(self._values(features), len(obs)), self._by_team(features, len(obs))
@@ -70,7 +68,7 @@ class SubAgents(nn.Module):
 
     def remembered(self, memory: Tensor) -> Tensor:
         """(E, N, H) the features of sub-value 0 at the view before."""
-        features = self.norm2(self._by_network(memory.transpose(0, 1).unsqueeze(2)))
+        features = self.norm(self._by_network(memory.transpose(0, 1).unsqueeze(2)))
         return self._by_team(features, len(memory))[0, :, 0]
 
     def _first(self, obs: Tensor, last_action: Tensor, message: Tensor | None) -> Tensor:
@@ -82,7 +80,7 @@ class SubAgents(nn.Module):
             inputs = torch.cat([inputs, told], -1)
         rows = self._by_network(inputs.transpose(0, 1).unsqueeze(0))
         rows = rows.unsqueeze(0).expand(self.sub_values, -1, -1, -1, -1).flatten(0, 1)
-        first: Tensor = self.deeper(functional.relu(self.norm1(self.fc1(rows)), inplace=True))
+        first: Tensor = self.dense(rows)
         return first
 
     def _by_network(self, values: Tensor) -> Tensor:
@@ -98,10 +96,17 @@ class SubAgents(nn.Module):
         return rows.unflatten(0, (self.sub_values, self.n_agents)).permute(0, 3, 2, 1, 4)
 
 
-def dense(networks: int, layers: Layers) -> list[nn.Module]:
-    """One layer of H units, of ``networks`` side by side."""
-    norm = StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
-    return [StackedLinear(networks, layers.hidden, layers.hidden), norm, nn.ReLU()]
+def dense(size: int, networks: int, layers: Layers) -> nn.Sequential:
+    """`marl.nets.dense` of ``networks`` side by side: (S, T, R, size) -> (S, T, R, H)."""
+    blocks: list[nn.Module] = []
+    for inputs in [size, *[layers.hidden] * (layers.dense - 1)]:
+        blocks += [StackedLinear(networks, inputs, layers.hidden), norm(networks, layers), nn.ReLU(inplace=True)]
+    return nn.Sequential(*blocks)
+
+
+def norm(networks: int, layers: Layers) -> nn.Module:
+    """What follows a hidden layer of each network."""
+    return StackedNorm(networks, layers.hidden) if layers.layer_norm else nn.Identity()
 
 
 def suppressed(target: Tensor, amount: Tensor, chosen: Tensor) -> Tensor:
