@@ -15,8 +15,10 @@ from marl.dice import EXPLORATION, Dice, Noise
 from marl.nets import AgentNet, Layers
 from marl.ops import (
     best_available,
+    best_value,
     chosen_value,
     corrected_returns,
+    episode_means,
     epsilon_greedy,
     lambda_returns,
     masked_mean,
@@ -199,7 +201,7 @@ class FactoredQ(JointQ):
         slow = self.unroll(self.slow_agent, batch, noise, "target").values if self.lagging else live
         mixer = self.slow_mixer if self.lagging else self.mixer
         best = best_available(live if self.config.double_q else slow, batch.avail)
-        maxima = slow.masked_fill(~batch.avail, -torch.inf).amax(-1)
+        maxima = best_value(slow, batch.avail)
 
         def joint(actions: Tensor, views: slice) -> Tensor:
             chosen = chosen_value(slow[:, views], actions)
@@ -216,26 +218,31 @@ class FactoredQ(JointQ):
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
         with record_function("unroll"):
             live = self.unroll(self.agent, batch, noise, "live")
-            taken, avail = live.values[:, :-1], batch.avail[:, :-1]
-            best = taken.masked_fill(~avail, -torch.inf).amax(-1)
+            taken = live.values[:, :-1]
+            best = best_value(taken, batch.avail[:, :-1])
             joint = self.mixer(chosen_value(taken, batch.actions), best, batch.state[:, :-1], batch.actions)
         with record_function("targets"), torch.no_grad():
             target = self.target(live.values.detach(), batch, noise)
-        error = joint - target
-        squared = error.square()
+        squared = (joint - target).square()
         td = self.config.td_weight * masked_mean(squared, batch.mask)
         penalty, stats = self.penalty(live, batch)
-        stats |= {
-            "loss/td": td.detach(),
-            "q/taken": masked_mean(joint.detach(), batch.mask),
-            "q/target": masked_mean(target, batch.mask),
-            "q/error": masked_mean(error.detach().abs(), batch.mask),
-        }
-        priority = (squared.detach().mean(-1) * batch.mask).sum(1) / batch.mask.sum(1)
+        stats |= td_stats(td, joint, target, batch.mask)
+        priority = episode_means(squared.detach().mean(-1), batch.mask)
         return Loss(td if penalty is None else td + penalty, stats, priority)
 
     def descend(self, loss: Loss) -> Stats:
         return {"gradient_norm/td": self._descent(loss.value)}
+
+
+def td_stats(td: Tensor, joint: Tensor, target: Tensor, mask: Tensor) -> Stats:
+    """What every TD error is told by: the loss ``td`` (), values ``joint`` and returns ``target`` (B, T, ...)."""
+    joint = joint.detach()
+    return {
+        "loss/td": td.detach(),
+        "q/taken": masked_mean(joint, mask),
+        "q/target": masked_mean(target, mask),
+        "q/error": masked_mean((joint - target).abs(), mask),
+    }
 
 
 def agent_net(spec: EnvSpec, config: FactoredConfig) -> AgentNet:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +14,8 @@ from torch import Tensor
 from algos.factored import FactoredQ
 from algos.influence.counterfactual import Measure, compare, sampled, uniform_marginal
 from algos.influence.fading import Fading
-from algos.influence.features import feature_mask, native_mask, refuse_unseen, visible_features
-from algos.influence.foresight import Foresight
+from algos.influence.features import alive, feature_mask, native_mask, refuse_unseen, visible_features
+from algos.influence.foresight import Foresight, ForesightConfig
 from algos.influence.model import Target
 from algos.influence.selection import LIMIT, Rule
 from algos.influence.statistic import Statistic, Watching
@@ -34,11 +33,10 @@ NOT_NATIVE = ("last_action", "time")
 
 
 @dataclass
-class Config:
-    """A base algorithm, and how influence is found and paid."""
+class Config(ForesightConfig):
+    """How influence is found and paid."""
 
     name: str = "fim"
-    base: Any = None  # algo.base=NAME, with the settings of that algorithm below it
     alpha: float = number(0.05, least=0)  # weight of the influence in the reward
     c_max: float | None = number(1.0, above=0)  # most that it may add to the reward of a step; null: no bound
     anneal: bool = False  # let it fade to 0 from the first batch on whose mean reward is above 0
@@ -59,19 +57,13 @@ class Config:
     marginal: str = one_of("uniform", "policy")  # what an agent could have done instead
     marginal_epsilon: float = number(0.05, least=0, most=1)  # policy: its share of random actions
     cf_samples: int = count(0, least=0)  # alternatives drawn for each agent and step; 0: all that are available
-    cf_chunk: int | None = count(None)  # alternatives computed together; null: 4,096 on a CPU, 65,536 on a GPU
     visibility_mask: bool = False  # only features that the agent sees; needs the world's column `visible`
     trace_mode: str = one_of("product", "accumulate", "none")  # none: without the trace (w/o AFI)
     eta: float = number(0.9, least=0, most=1)  # decay of the trace
     trace_clip: float = number(10.0, above=0)  # its largest value
     trace_norm: str = one_of("none", "sum")  # sum: the trace's share of its sum instead of the trace
-    model_hidden: int = count(128)  # units of the forward model
-    model_lr: float = number(3e-4, above=0)  # Adam
-    model_clip: float = number(1.0, above=0)  # gradient norm
-    model_updates: int = count(25)  # steps of the model after each update of the value, on the same episodes
     model_predicts: str = one_of("next", "change")  # outputs: the next value of a feature, or its change
     model_inputs: str = one_of("raw", "units")  # states as they are; units: less their mean, over sigma
-    model_every_episodes: int = count(200)  # between two copies of the model that influence is computed with
 
     def watching(self) -> Watching:
         """How features are selected."""
@@ -87,9 +79,10 @@ class FocusingInfluence(Foresight):
     The statistic closes when ``statistic_steps`` have come in, at the latest with the first update of the value.
     """
 
+    config: Config
+
     def __init__(self, spec: EnvSpec, config: Config) -> None:
         super().__init__(spec, config, residual=config.model_predicts == "change")
-        self.spec, self.config = spec, config
         native = native_mask(spec, config.not_native, "algo.not_native", NOT_NATIVE)
         if config.candidates:
             native &= feature_mask(spec, config.candidates, "algo.candidates")
@@ -144,13 +137,13 @@ class FocusingInfluence(Foresight):
             views = target.of(batch.state)
             return self._size(views[:, 1:] - views[:, :-1]) * batch.mask.unsqueeze(-1)
         played, config = batch.mask.bool(), self.config
-        alive = self._alive(batch)[played].unsqueeze(-1)
+        acting = alive(batch)[played].unsqueeze(-1)
         seen = visible_features(batch, target.features) if config.visibility_mask else None
         weights, team, at = self.marginal(batch, q, noise), [], 0
         for taken, expected in compare(self.slow_model, batch, weights, target, self._measure(), config.cf_chunk):
             rows = slice(at, at + len(taken))
             at = rows.stop
-            worth = self._worth(taken.unsqueeze(1) - expected) * alive[rows]
+            worth = self._worth(taken.unsqueeze(1) - expected) * acting[rows]
             team.append((worth if seen is None else worth * seen[rows]).sum(1))
         told = torch.zeros((*played.shape, len(target.features)), device=played.device)
         told[played] = torch.cat(team).float()
@@ -169,12 +162,6 @@ class FocusingInfluence(Foresight):
         if self.config.influence == "ate_sq":
             return gain.square()
         return gain if self.config.influence == "signed" else gain.clamp(min=0)
-
-    def _alive(self, batch: Episodes) -> Tensor:
-        """(B, T, N) of agents before each step; all where the world has no such column."""
-        if "alive" in batch.columns:
-            return batch.columns["alive"][:, :-1, : self.spec.n_agents].float()
-        return torch.ones_like(batch.actions, dtype=torch.float)
 
     def marginal(self, batch: Episodes, q: JointQ, noise: Noise) -> Tensor:
         """(B, T, N, A) weights of what each agent could have done instead."""
@@ -201,16 +188,18 @@ class FocusingInfluence(Foresight):
         return self.fit_to(batch, target)
 
 
-def refuse_bad(base: Parts, spec: EnvSpec, config: Config) -> None:
-    if config.marginal == "policy" and not isinstance(base.q, FactoredQ):
-        raise Mistake("algo.marginal=policy: the base has no utilities for whole episodes; allowed is uniform")
-    if config.visibility_mask:
-        refuse_unseen(spec, "algo.visibility_mask")
+def check(config: Config) -> None:
+    """Refuse settings that have no use beside others.
+
+    Raises:
+        Mistake: such a setting.
+    """
     if config.influence == "change":
         for key, usual in (("visibility_mask", False), ("marginal", "uniform"), ("cf_samples", 0)):
             value = vars(config)[key]
             if value != usual:
-                raise Mistake(f"algo.{key}={value}: influence=change compares no actions; allowed is {usual}")
+                told = f"algo.{key}={value}: influence=change compares no actions; allowed is {usual}"
+                raise Mistake(told.replace("True", "true").replace("False", "false"))
     bound, mode = ("delta", "absolute") if config.delta_mode == "relative" else ("rho", "relative")
     if vars(config)[bound] != vars(Config)[bound]:
         told = f"delta_mode={config.delta_mode} has no use for it; say algo.delta_mode={mode} too"
@@ -220,6 +209,13 @@ def refuse_bad(base: Parts, spec: EnvSpec, config: Config) -> None:
 
 
 def wrap(base: Parts, spec: EnvSpec, config: Config) -> Parts:
-    """The base, paid for influence."""
-    refuse_bad(base, spec, config)
+    """The base, paid for influence.
+
+    Raises:
+        Mistake: a setting that cannot be with this base or in this world.
+    """
+    if config.marginal == "policy" and not isinstance(base.q, FactoredQ):
+        raise Mistake("algo.marginal=policy: the base has no utilities for whole episodes; allowed is uniform")
+    if config.visibility_mask:
+        refuse_unseen(spec, "algo.visibility_mask")
     return base.with_bonus(FocusingInfluence(spec, config))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,11 +59,6 @@ PROFILES = {
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def left_open(**rule: Any) -> Any:
-    """A field that the profile fills unless it is set."""
-    return field(default=None, metadata={"least": -math.inf, "above": -math.inf, "most": math.inf, **rule})
-
-
 @dataclass
 class Config(FactoredConfig):
     """What is null is as the profile says."""
@@ -82,9 +76,9 @@ class Config(FactoredConfig):
     reward_shift: str = one_of("nonneg", "nonpos")  # bonuses above 0, or below where staying alive must not pay
     local_l1: float = number(0.1, least=0)  # weight of the mean absolute output of local heads, for goals of 100
     formation_head: bool = True  # values see the latent; False, with both betas 0: the CDS base, without FNet
-    round: int | None = left_open(least=0, most=9)  # decimals of a distance (R)
+    round: int | None = number(None, least=0, most=9)  # decimals of a distance (R)
     hash_bits: int = number(9, least=1, most=24)  # signs that make up a direction (K)
-    hash_init: str | None = field(default=None, metadata={"allowed": ("gaussian", "uniform01")})  # law of projections
+    hash_init: str | None = one_of(None, "gaussian", "uniform01")  # law of projections
     formation_source: str = "obs"  # or the group of the state that holds the agents' positions, agent by agent
     table_capacity: int = count(3_000_000, least=8)  # formations that are counted; a full table takes 48 MiB
     count_refresh: str = one_of("snapshot", "requery")  # counts as on arrival, or as they are at each update
@@ -93,16 +87,16 @@ class Config(FactoredConfig):
     n_latent_samples: int = count(20)  # draws of the latents for the awareness bonus (S)
     fnet_lr: float = number(1e-3, above=0)  # Adam, of encoder and decoders
     fnet_clip: float = number(1.0, above=0)  # joint gradient norm of encoder and decoders
-    kl_weight: float | None = left_open(least=0)  # of the latents' divergence from N(0, 1)
+    kl_weight: float | None = number(None, least=0)  # of the latents' divergence from N(0, 1)
     flip_weight: float = number(0.1, least=0, most=1)  # how hard the encoder forgets what tells nothing of formations
     formation_scale: float = number(1000.0, above=0)  # a formation is divided by this before it is predicted
     fnet_every_episodes: int = count(16, least=0)  # between two phases of FNet; 0: after every update, on its batch
     fnet_batch: int = count(8)  # episodes of a phase, drawn uniformly
     fnet_updates: int = count(25)  # steps in a phase
-    fnet_minibatch: int | None = left_open(least=1)  # histories in a step
-    eval_latent: str | None = field(default=None, metadata={"allowed": ("mean", "sample")})  # outside training
+    fnet_minibatch: int | None = count(None)  # histories in a step
+    eval_latent: str | None = one_of(None, "mean", "sample")  # outside training
     target_encoder: str = one_of("live", "lagged")  # what the delayed agent sees with
-    bonus_dtype: str | None = field(default=None, metadata={"allowed": tuple(DTYPES)})  # of products in that bonus
+    bonus_dtype: str | None = one_of(None, *DTYPES)  # of products in that bonus
 
     def settled(self) -> Profile:
         """The profile with what was set one by one."""

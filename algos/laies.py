@@ -7,15 +7,14 @@ agent's own action on the predicted external state, collaborative diligence (CDI
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from algos.influence.counterfactual import compare, compare_jointly, uniform_marginal
 from algos.influence.fading import Fading
-from algos.influence.features import feature_mask, refuse_unseen, visible_features
-from algos.influence.foresight import Foresight
+from algos.influence.features import alive, feature_mask, refuse_unseen, visible_features
+from algos.influence.foresight import Foresight, ForesightConfig
 from algos.influence.model import Target
 from marl.config import count, number, one_of
 from marl.dice import Noise
@@ -31,11 +30,10 @@ CDI_CUT = {"change": 0.15, "counterfactual": 0.1}
 
 
 @dataclass
-class Config:
-    """A base algorithm, and how diligence is measured and paid."""
+class Config(ForesightConfig):
+    """How diligence is measured and paid."""
 
     name: str = "laies"
-    base: Any = None  # algo.base=NAME, with the settings of that algorithm below it
     external: list[str] = field(default_factory=list)  # groups of features outside of the team; []: the whole state
     beta1: float = number(100.0, least=0)  # weight of IDI
     beta2: float = number(2.0, least=0)  # weight of CDI
@@ -47,22 +45,16 @@ class Config:
     anneal: bool = True  # let it fade to 0 from the first batch on whose mean reward is above 0
     anneal_steps: int = count(2_000_000)  # environment steps of that
     visibility_mask: bool = False  # IDI only of features that the agent sees, where the world has a column `visible`
-    cf_chunk: int | None = count(None)  # alternatives computed together; null: 4,096 on a CPU, 65,536 on a GPU
-    model_hidden: int = count(128)  # units of the forward model
-    model_lr: float = number(3e-4, above=0)  # Adam
-    model_clip: float = number(1.0, above=0)  # gradient norm
-    model_updates: int = count(25)  # steps of the model after each update of the value, on the same episodes
-    model_every_episodes: int = count(200)  # between two copies of the model that diligence is computed with
 
 
 class Diligence(Foresight):
     """min(beta1 IDI + beta2 CDI, clip), fading."""
 
+    config: Config
     external: Tensor
 
     def __init__(self, spec: EnvSpec, config: Config) -> None:
         super().__init__(spec, config, residual=False)
-        self.spec, self.config = spec, config
         chosen = torch.ones(spec.state_dim, dtype=torch.bool)
         if config.external:
             chosen = feature_mask(spec, config.external, "algo.external")
@@ -111,9 +103,7 @@ class Diligence(Foresight):
             parts.append(effect.sum(-1).clamp(max=self.config.idi_clip))
         told = torch.zeros(batch.actions.shape, device=played.device)
         told[played] = torch.cat(parts).float()
-        if "alive" in batch.columns:
-            told = told * batch.columns["alive"][:, :-1, : self.spec.n_agents]
-        return told.sum(-1)
+        return (told * alive(batch)).sum(-1)
 
     def collaborative(self, batch: Episodes, noise: Noise) -> Tensor:
         """CDI (B, T): squared change of the external state, or |f(s, a) - mean of f over random joint actions|^2."""

@@ -31,7 +31,7 @@ def check(config: Config) -> None:
         Mistake: either is asked for.
     """
     if not config.double_q:
-        raise Mistake("algo.double_q=False: pqn_vdn has one network, which chooses and values; allowed is True")
+        raise Mistake("algo.double_q=false: pqn_vdn has one network, which chooses and values; allowed is true")
     for key, value in (("target_every_episodes", config.target_every_episodes), ("target_tau", config.target_tau)):
         if value:
             raise Mistake(f"algo.{key}={value}: pqn_vdn keeps no delayed copies; allowed is 0")

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import record_function
 
-from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net
+from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net, td_stats
 from marl.config import count, number
 from marl.dice import Noise
 from marl.mixers import StateInput
 from marl.nets import mlp
-from marl.ops import best_available, chosen_value, masked_mean
-from marl.parts import Loss, Parts, Stats
+from marl.ops import best_available, chosen_value, episode_means, masked_mean
+from marl.parts import Loss, Parts
 from marl.precision import in_float32
 from marl.types import EnvSpec, Episodes
 
@@ -100,26 +100,21 @@ class TransformedQ(FactoredQ):
             target = self.joint_target(greedy, batch, noise)
         opt_error = optimum_error(chosen_value(values, greedy[:, :-1]), optimum, value)
         nopt_error = other_error(chosen_value(values, batch.actions), joint.detach(), value)
-        error, config = joint - target, self.config
+        error, config = (joint - target).square(), self.config
         td, opt, nopt = (
-            weight * masked_mean(off.square(), batch.mask)
-            for weight, off in (
+            weight * masked_mean(squared, batch.mask)
+            for weight, squared in (
                 (config.td_weight, error),
-                (config.opt_weight, opt_error),
-                (config.nopt_weight, nopt_error),
+                (config.opt_weight, opt_error.square()),
+                (config.nopt_weight, nopt_error.square()),
             )
         )
-        stats: Stats = {
-            "loss/td": td.detach(),
+        stats = td_stats(td, joint, target, batch.mask) | {
             "loss/opt": opt.detach(),
             "loss/nopt": nopt.detach(),
-            "q/taken": masked_mean(joint.detach(), batch.mask),
-            "q/target": masked_mean(target, batch.mask),
-            "q/error": masked_mean(error.detach().abs(), batch.mask),
             "qtran/value": masked_mean(value.detach(), batch.mask),
         }
-        priority = (error.detach().square().mean(-1) * batch.mask).sum(1) / batch.mask.sum(1)
-        return Loss(td + opt + nopt, stats, priority)
+        return Loss(td + opt + nopt, stats, episode_means(error.detach().mean(-1), batch.mask))
 
     def joint_target(self, greedy: Tensor, batch: Episodes, noise: Noise) -> Tensor:
         """Returns (B, T, 1) from delayed copies; ``greedy`` (B, T+1, N) are the live choices."""

@@ -12,15 +12,17 @@ from algos.factored import CORRECTED
 from algos.successive.central import Central
 from algos.successive.rows import Rows
 from algos.successive.selection import EncoderDecoder, divergence, draw, softmax
-from algos.successive.settings import Config, refuse_bad, sub_mixer
+from algos.successive.settings import Config, check, refuse_world, sub_mixer
 from algos.successive.sub_values import SubAgents, suppressed, weights
 from algos.successive.terms import Aims, Live, Losses, masked_means, report
 from marl.descent import Descent
 from marl.dice import EXPLORATION, Dice, Noise
 from marl.mixers import StateInput
-from marl.ops import best_available, chosen_value, epsilon_greedy, masked_mean
+from marl.ops import best_available, chosen_value, episode_means, epsilon_greedy, masked_mean
 from marl.parts import Delay, JointQ, Loss, Parts, Stats, delayed
 from marl.types import EnvSpec, Episodes, View
+
+__all__ = ["Config", "S2Q", "build", "check"]
 
 
 class Playing(NamedTuple):
@@ -222,8 +224,8 @@ class S2Q(JointQ):
 
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
         losses, live, aims, stats = self.losses(batch)
-        squared = (live.joint[0].detach() - aims.target).square() * batch.mask
-        return Loss(losses.total(), stats, squared.sum(1) / batch.mask.sum(1))
+        squared = (live.joint[0].detach() - aims.target).square()
+        return Loss(losses.total(), stats, episode_means(squared, batch.mask))
 
     def descend(self, loss: Loss) -> Stats:
         norm = self._descent(loss.value)
@@ -235,7 +237,7 @@ def build(spec: EnvSpec, config: Config) -> Parts:
     """The value, if it can order this world's actions.
 
     Raises:
-        Mistake: a setting that cannot be, alone or in this world.
+        Mistake: a setting that cannot be in this world.
     """
-    refuse_bad(spec, config)
+    refuse_world(spec, config)
     return Parts(S2Q(spec, config), config.scaling())

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net
+from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net, td_stats
 from marl.config import Mistake, count, number, one_of
 from marl.dice import Noise
 from marl.mixers import Monotonic, Unrestricted
-from marl.ops import best_available, chosen_value, masked_mean
-from marl.parts import Loss, Parts, Stats, delayed
+from marl.ops import best_available, best_value, chosen_value, episode_means, masked_mean
+from marl.parts import Loss, Parts, delayed
 from marl.types import EnvSpec, Episodes
 
 
@@ -81,26 +81,21 @@ class WeightedQ(FactoredQ):
         with record_function("unroll"):
             values = self.unroll(self.agent, batch, noise, "live").values
             taken, now = values[:, :-1], batch.state[:, :-1]
-            best = taken.masked_fill(~batch.avail[:, :-1], -torch.inf).amax(-1)
+            best = best_value(taken, batch.avail[:, :-1])
             joint = self.mixer(chosen_value(taken, batch.actions), best, now, batch.actions)
             central_values = self.central_agent(batch.obs[:, :-1], batch.last_action[:, :-1])[0]
             central = self.central_mixer(chosen_value(central_values, batch.actions), now)
         with record_function("targets"), torch.no_grad():
             target, weights = self.targets_and_weights(values.detach(), joint, batch)
-        error, central_error = joint - target, central - target
-        td = self.config.td_weight * masked_mean(weights * error.square(), batch.mask)
-        central_td = self.config.central_weight * masked_mean(central_error.square(), batch.mask)
-        stats: Stats = {
-            "loss/td": td.detach(),
+        central_error = (central - target).square()
+        td = self.config.td_weight * masked_mean(weights * (joint - target).square(), batch.mask)
+        central_td = self.config.central_weight * masked_mean(central_error, batch.mask)
+        stats = td_stats(td, joint, target, batch.mask) | {
             "loss/central": central_td.detach(),
-            "q/taken": masked_mean(joint.detach(), batch.mask),
             "q/central": masked_mean(central.detach(), batch.mask),
-            "q/target": masked_mean(target, batch.mask),
-            "q/error": masked_mean(error.detach().abs(), batch.mask),
             "wqmix/weight": masked_mean(weights, batch.mask),
         }
-        priority = (central_error.detach().square().mean(-1) * batch.mask).sum(1) / batch.mask.sum(1)
-        return Loss(td + central_td, stats, priority)
+        return Loss(td + central_td, stats, episode_means(central_error.detach().mean(-1), batch.mask))
 
     def targets_and_weights(self, live: Tensor, joint: Tensor, batch: Episodes) -> tuple[Tensor, Tensor]:
         """Returns and weights, (B, T, 1) both; ``live`` (B, T+1, N, A) chooses, ``joint`` (B, T, 1) is Q_tot."""

@@ -39,7 +39,7 @@ def probe(config: Config) -> None:
             raise EnvUnavailable("env=jaxmarl needs Python 3.11 or newer, and then: pip install -e '.[jaxmarl]'")
         raise EnvUnavailable("env=jaxmarl needs the package jaxmarl: pip install -e '.[jaxmarl]'")
     if config.device == "gpu" and not entry_points(group="jax_plugins"):
-        raise EnvUnavailable("env.device=gpu needs JAX's part for it: pip install 'jax[cuda12]'; or take env.device=cpu")
+        raise EnvUnavailable("env.device=gpu needs JAX's part for it: pip install 'jax[cuda12]', or env.device=cpu")
 
 
 def make(config: Config, size: int) -> BatchedEnv:

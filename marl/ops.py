@@ -16,9 +16,19 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
     return (value * mask).sum() / mask.expand_as(value).sum().clamp(min=1)
 
 
+def episode_means(value: Tensor, mask: Tensor) -> Tensor:
+    """Means (B,) of ``value`` (B, T) over each episode's own steps, where ``mask`` (B, T) is 1."""
+    return (value * mask).sum(1) / mask.sum(1)
+
+
 def best_available(values: Tensor, avail: Tensor) -> Tensor:
     """Greedy actions (...,) of ``values`` (..., A) among those that ``avail`` (..., A) allows; ties to the lowest."""
     return values.masked_fill(~avail, -torch.inf).argmax(-1)
+
+
+def best_value(values: Tensor, avail: Tensor) -> Tensor:
+    """Largest (...,) of ``values`` (..., A) among those that ``avail`` (..., A) allows; -inf where it allows none."""
+    return values.masked_fill(~avail, -torch.inf).amax(-1)
 
 
 def chosen_value(values: Tensor, actions: Tensor) -> Tensor:

@@ -393,7 +393,7 @@ def test_pqn_keeps_no_delayed_copies():
     [
         ("algo=pqn_vdn algo.target_tau=0.1", "algo.target_tau=0.1: pqn_vdn keeps no delayed copies; allowed is 0"),
         ("algo=pqn_vdn recipe=pymarl", "algo.target_every_episodes=200: pqn_vdn keeps no delayed copies; allowed is 0"),
-        ("algo=pqn_vdn algo.double_q=false", "algo.double_q=False: pqn_vdn has one network"),
+        ("algo=pqn_vdn algo.double_q=false", "algo.double_q=false: pqn_vdn has one network"),
         ("algo=wqmix algo.double_q=false", "algo.double_q=false: wqmix values the actions"),
         ("algo=fim algo.base=wqmix algo.base.double_q=false", "algo.base.double_q=false: wqmix values the actions"),
     ],

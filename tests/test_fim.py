@@ -539,14 +539,15 @@ def test_candidates_by_group_and_without_unit_types():
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, line):
+    config = of(**options)
     with pytest.raises(Mistake, match=line):
-        built(of(**options))
+        fim.check(config)
+        built(config)
 
 
 def test_visibility_is_refused_where_it_has_no_meaning():
-    spec = replace(SPEC, columns={"visible": Column((3, 6), "bool", "views")})
-    with pytest.raises(Mistake, match="algo.visibility_mask=True: influence=change .* allowed is False"):
-        built(of(visibility_mask=True, influence="change"), spec)
+    with pytest.raises(Mistake, match="algo.visibility_mask=true: influence=change .* allowed is false"):
+        fim.check(of(visibility_mask=True, influence="change"))
 
 
 def test_settings_are_those_of_the_specification():

@@ -587,14 +587,16 @@ def test_lower_precision_changes_little(options):
     [
         ({}, (-30.0, 11.0), "algo.floor=null"),
         ({"rewards": "standardised"}, (0.0, 1.0), "algo.rewards=standardised"),
-        ({"double_q": False}, (0.0, 1.0), "algo.double_q=False"),
-        ({"comm": True, "recurrent": False}, (0.0, 1.0), "algo.comm=True"),
+        ({"double_q": False}, (0.0, 1.0), "algo.double_q=false"),
+        ({"comm": True, "recurrent": False}, (0.0, 1.0), "algo.comm=true"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, reward_range, key):
     spec = EnvSpec("paid", 2, 3, 1, 1, 1, reward_range=reward_range)
+    config = s2q.Config(**options)
     with pytest.raises(Mistake, match=key) as refusal:
-        algos.assemble(spec, s2q.Config(**options))
+        s2q.check(config)
+        algos.assemble(spec, config)
     assert "\n" not in str(refusal.value)
 
 

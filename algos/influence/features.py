@@ -51,8 +51,10 @@ def _marked(spec: EnvSpec, members: Iterable[tuple[int, ...]]) -> Tensor:
 
 
 def refuse_unseen(spec: EnvSpec, key: str) -> None:
-    """Raises:
-    Mistake: the world does not tell which features each agent sees.
+    """Refuse a world that does not tell which features each agent sees.
+
+    Raises:
+        Mistake: it has no column `visible`.
     """
     column = spec.columns.get("visible")
     if column is None or column.shape != (spec.n_agents, spec.state_dim) or column.span != "views":
@@ -62,6 +64,13 @@ def refuse_unseen(spec: EnvSpec, key: str) -> None:
 def visible_features(batch: Episodes, features: Tensor) -> Tensor:
     """(M, N, C) bool: which of ``features`` (C,) each agent sees before each step that was played."""
     return batch.columns["visible"][:, :-1][batch.mask.bool()][..., features]
+
+
+def alive(batch: Episodes) -> Tensor:
+    """(B, T, N) 1 for agents that act before each step; for all where the world has no column `alive`."""
+    if "alive" in batch.columns:
+        return batch.columns["alive"][:, :-1, : batch.actions.shape[-1]].float()
+    return torch.ones_like(batch.actions, dtype=torch.float)
 
 
 def labels(spec: EnvSpec) -> tuple[str, ...]:

@@ -57,20 +57,34 @@ def sub_mixer(spec: EnvSpec, config: Config) -> nn.Module:
     return Sum()
 
 
-def refuse_bad(spec: EnvSpec, config: Config) -> None:
-    """Raises:
-    Mistake: a setting that cannot be, alone or in this world.
+def check(config: Config) -> None:
+    """Refuse settings that cannot be, in any world.
+
+    Raises:
+        Mistake: such a setting.
+    """
+    if unbounded(config) and config.rewards == "standardised":
+        raise Mistake("algo.rewards=standardised: some are negative then; say algo.floor=C too, or take raw or scaled")
+    if not config.double_q:
+        raise Mistake("algo.double_q=false: candidates are the live networks' and there are no others; allowed is true")
+    if config.comm and not config.recurrent:
+        raise Mistake("algo.comm=true: messages are made of what a GRU remembers; allowed is false without recurrent")
+
+
+def refuse_world(spec: EnvSpec, config: Config) -> None:
+    """Refuse a world in which a suppressed action would gain.
+
+    Raises:
+        Mistake: it pays less than nothing, and no floor is set.
     """
     lowest = spec.reward_range[0]
-    unbounded = config.floor is None and config.successors > 0 and config.alpha > 0
-    if unbounded and -math.inf < lowest < 0:
+    if unbounded(config) and -math.inf < lowest < 0:
         raise Mistake(
             f"algo.floor=null: {spec.name} pays {lowest:g} at worst, and what is suppressed must fall below all else; "
             "say algo.floor=C, so that alpha C spans all returns, or 0 to suppress nothing but gains"
         )
-    if unbounded and config.rewards == "standardised":
-        raise Mistake("algo.rewards=standardised: some are negative then; say algo.floor=C too, or take raw or scaled")
-    if not config.double_q:
-        raise Mistake("algo.double_q=False: candidates are the live networks' and there are no others; allowed is True")
-    if config.comm and not config.recurrent:
-        raise Mistake("algo.comm=True: messages are made of what a GRU remembers; allowed is False without recurrent")
+
+
+def unbounded(config: Config) -> bool:
+    """Whether what is suppressed loses its central value alone, whatever that is."""
+    return config.floor is None and config.successors > 0 and config.alpha > 0

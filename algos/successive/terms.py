@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from algos.factored import td_stats
 from algos.successive.sub_values import earlier
 from marl.ops import masked_mean
 from marl.parts import Stats
@@ -70,13 +71,9 @@ def report(losses: Losses, live: Live, aims: Aims, drawn: Tensor, mask: Tensor) 
     """The metrics of docs/s2q.md; ``drawn`` (K1,) is how often each sub-value plays."""
     first, *others = losses.sub_values.detach()
     entropy = torch.special.entr(aims.probabilities).sum(-1)
-    stats: Stats = {
-        "loss/td": first,
+    stats = td_stats(first, live.joint[0], aims.target, mask) | {
         "loss/central": losses.central.detach(),
         "loss/selection": losses.selection.detach(),
-        "q/taken": masked_mean(live.joint[0], mask),
-        "q/target": masked_mean(aims.target, mask),
-        "q/error": masked_mean((live.joint[0] - aims.target).abs(), mask),
         "q/central": masked_mean(live.central, mask),
         "choice/entropy": masked_mean(entropy, mask),
     }
