@@ -6,7 +6,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from marl.config import of_base
+from marl.fields import of_base
 
 if TYPE_CHECKING:  # torch takes a second to import, and the names of algorithms are asked for without it
     from marl.parts import Intervention, Parts

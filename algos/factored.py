@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from marl.config import count, number, one_of
 from marl.descent import Descent
 from marl.dice import EXPLORATION, Dice, Noise
+from marl.fields import count, number, one_of
 from marl.nets import AgentNet, Layers
 from marl.ops import (
     best_available,

@@ -21,8 +21,8 @@ from algos.influence.selection import LIMIT, Rule
 from algos.influence.statistic import Statistic, Watching
 from algos.influence.telling import Teller
 from algos.influence.trace import trace_scan
-from marl.config import Mistake, count, number, one_of
 from marl.dice import Noise
+from marl.fields import Mistake, count, number, one_of
 from marl.ops import best_available, masked_mean
 from marl.parts import Bars, JointQ, Parts, Stats
 from marl.precision import full_precision

@@ -30,9 +30,9 @@ from algos.formation.prediction import (
     Trio,
     predict,
 )
-from marl.config import count, number, one_of
 from marl.descent import Descent
 from marl.dice import Noise
+from marl.fields import count, number, one_of
 from marl.mixers import Monotonic
 from marl.ops import masked_mean
 from marl.parts import Bonus, Cadence, JointQ, Parts, Stats

@@ -16,8 +16,8 @@ from algos.influence.fading import Fading
 from algos.influence.features import alive, feature_mask, refuse_unseen, visible_features
 from algos.influence.foresight import Foresight, ForesightConfig
 from algos.influence.model import Target
-from marl.config import count, number, one_of
 from marl.dice import Noise
+from marl.fields import count, number, one_of
 from marl.ops import masked_mean
 from marl.parts import JointQ, Parts, Stats
 from marl.precision import full_precision

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from algos.factored import FactoredConfig, FactoredQ, Optimizer, agent_net
-from marl.config import Mistake, count, number
+from marl.fields import Mistake, count, number
 from marl.mixers import Sum
 from marl.parts import Parts
 from marl.types import EnvSpec

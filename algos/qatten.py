@@ -10,7 +10,7 @@ from torch import Tensor
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
 from marl.attention import Attention
-from marl.config import Mistake, count, suggestion
+from marl.fields import Mistake, count, suggestion
 from marl.parts import Parts
 from marl.types import EnvSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
-from marl.config import count
+from marl.fields import count
 from marl.mixers import Monotonic
 from marl.parts import Parts
 from marl.types import EnvSpec

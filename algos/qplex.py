@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
-from marl.config import count
 from marl.duplex import Duplex
+from marl.fields import count
 from marl.parts import Parts
 from marl.types import EnvSpec
 

@@ -10,8 +10,8 @@ from torch.nn import functional
 from torch.profiler import record_function
 
 from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net, td_stats
-from marl.config import count, number
 from marl.dice import Noise
+from marl.fields import count, number
 from marl.mixers import StateInput
 from marl.nets import mlp
 from marl.ops import best_available, chosen_value, episode_means, masked_mean

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net, td_stats
-from marl.config import Mistake, count, number, one_of
 from marl.dice import Noise
+from marl.fields import Mistake, count, number, one_of
 from marl.mixers import Monotonic, Unrestricted
 from marl.ops import best_available, best_value, chosen_value, episode_means, masked_mean
 from marl.parts import Loss, Parts, delayed

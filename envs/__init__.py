@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from types import ModuleType
 
-from marl.config import Mistake, suggestion
+from marl.fields import Mistake, suggestion
 
 ENVIRONMENTS: dict[str, str] = {
     "grf": "envs.grf",

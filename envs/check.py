@@ -232,7 +232,7 @@ def main(arguments: Sequence[str]) -> int:
     import algos
     import envs
     from marl.command import cli
-    from marl.config import Mistake
+    from marl.fields import Mistake
 
     if set(cli.HELP).intersection(arguments):
         print(__doc__, end="")

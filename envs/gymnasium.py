@@ -16,6 +16,7 @@ import numpy as np
 
 from envs import refusal, without_screen
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide, no_pictures
+from marl.fields import first_line
 from marl.types import Array, EnvSpec
 
 
@@ -60,10 +61,6 @@ def build(config: Config, **more: Any) -> Any:
         if config.id in gymnasium.registry:
             raise refusal("env.id", config.id, first_line(error)) from error
         raise refusal("env.id", config.id, gymnasium.registry) from error
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def survey(config: Config) -> Survey:

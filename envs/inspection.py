@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from marl.env import BatchedEnv, Env, Moment, Moments, SideBySide
+from marl.fields import one_line
 from marl.types import Array, Column, EnvSpec
 
 
@@ -15,7 +16,7 @@ class Faults:
         self.found: dict[str, str] = {}
 
     def add(self, rule: str, place: str = "") -> None:
-        self.found.setdefault(" ".join(rule.split()), place)
+        self.found.setdefault(one_line(rule), place)
 
     def lines(self) -> list[str]:
         return [f"{rule} ({place})" if place else rule for rule, place in self.found.items()]

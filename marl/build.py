@@ -10,10 +10,11 @@ import torch
 import algos
 import envs
 from marl import dice
-from marl.config import Mistake, Settings, phase_ends
+from marl.config import Settings, phase_ends
 from marl.env import BatchedEnv
+from marl.fields import Mistake
 from marl.fleet import Fleet, make_fleet
-from marl.learner import Learner, Pace
+from marl.learner import Learner
 from marl.parts import Parts
 from marl.replay import Replay
 from marl.reporting.log import Log
@@ -95,9 +96,15 @@ def learner(settings: Settings, env_spec: EnvSpec, place: torch.device) -> Learn
         settings.replay.float,
         settings.replay.alpha if settings.replay.prioritised else None,
     )
-    learning = settings.learner
-    pace = Pace(learning.batch, learning.updates_per_episode, learning.burn_in, learning.every_episodes, settings.steps)
-    return Learner(parts, replay, pace, settings.seed, precision=settings.precision, compiled=settings.compile)
+    return Learner(
+        parts,
+        replay,
+        settings.learner,
+        settings.seed,
+        total_steps=settings.steps,
+        precision=settings.precision,
+        compiled=settings.compile,
+    )
 
 
 def _refuse_too_small_a_replay(parts: Parts, settings: Settings) -> None:
@@ -109,13 +116,11 @@ def _refuse_too_small_a_replay(parts: Parts, settings: Settings) -> None:
 
 def schedule(settings: Settings) -> Schedule:
     """The order of plans, phase by phase."""
-    stages = []
-    for phase, end in zip(settings.phases, phase_ends(settings.phases, settings.steps), strict=True):
-        rules = {name: value for name, value in vars(phase).items() if name not in ("name", "steps")}
-        stages.append(Stage(phase.name, end, **rules))
+    ends = phase_ends(settings.phases, settings.steps)
+    stages = tuple(Stage(**vars(phase), until=end) for phase, end in zip(settings.phases, ends, strict=True))
     rollout = settings.rollout
     return Schedule(
-        stages=tuple(stages) or (Stage("train", settings.steps),),
+        stages=stages or (Stage("train", until=settings.steps),),
         epsilon=Epsilon(rollout.epsilon_start, rollout.epsilon_finish, rollout.epsilon_steps),
         copies=rollout.envs_per_worker,
         eval_every=settings.eval.every_steps,

@@ -43,7 +43,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     sums = {}
     for name, tensors in checkpoint.tensors.items():
         file = writing / f"{name}.safetensors"
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, file)
+        write_tensors(tensors, file)
         sums[file.name] = _checksum(file)
         _sync(file)
     (writing / STATE).write_text(json.dumps({"step": checkpoint.step, "sums": sums, "state": checkpoint.state}))
@@ -55,6 +55,16 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for old in saved(folder)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """As safetensors, wherever they are and however they lie."""
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, file)
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load_latest(folder: Path, warn: Callable[[str], None], only: tuple[str, ...] | None = None) -> Checkpoint:

@@ -22,8 +22,9 @@ import algos
 import envs
 from marl import build, rates
 from marl.command import cli
-from marl.config import Mistake, Settings
+from marl.config import Settings
 from marl.descent import NonFinite
+from marl.fields import Mistake
 from marl.learner import Learner
 from marl.types import Record
 

@@ -16,6 +16,17 @@ CHUNK = 32
 """Steps drawn at once: a draw per step and episode would cost more than the policy."""
 
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def splitmix(word: Array) -> Array:
+    """Scrambled uint64 of any shape: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    scrambled: Array = word ^ (word >> np.uint64(31))
+    return scrambled
+
+
 def sequence(seed: int, purpose: str, number: int, stream: str = "") -> np.random.SeedSequence:
     """The root of one stream. Names are hashed with a checksum that is the same in every process."""
     return np.random.SeedSequence((seed, crc32(purpose.encode()), number, crc32(stream.encode())))

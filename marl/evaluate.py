@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,10 +32,11 @@ import envs
 from marl import build, checkpoint
 from marl.command import cli
 from marl.command.request import setting
-from marl.command.runs import make_folder
+from marl.command.runs import make_folder, write
 from marl.command.typed import put, tree
-from marl.config import Mistake, Settings, check_values, count, number, suggestion
+from marl.config import Settings
 from marl.env import EnvUnavailable
+from marl.fields import Mistake, check_values, count, number, suggestion
 from marl.fleet import make_fleet
 from marl.reporting import video
 from marl.reporting.statistics import Estimate, mean_interval, success_interval
@@ -104,10 +104,8 @@ def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None])
     saved = checkpoint.load_latest(folder / "checkpoints", warn, only=("learner",))
     parts = algos.assemble(build.spec(settings), settings.algo)
     for name, part in parts.named():
-        prefix = f"{name}.state."
-        kept = saved.tensors["learner"].items()
         with checkpoint.fitting(folder):
-            part.load_state_dict({key[len(prefix) :]: value for key, value in kept if key.startswith(prefix)})
+            part.load_state_dict(checkpoint.below(saved.tensors["learner"], f"{name}.state."))
     return {name: tensor.detach().numpy() for name, tensor in parts.travelling().items()}, saved.step
 
 
@@ -161,9 +159,7 @@ def save(folder: Path, name: str, told: dict[str, Any]) -> Path:
     while file.exists():
         number += 1
         file = folder / FOLDER / f"{name}-{number}.json"
-    writing = file.with_suffix(f".writing-{os.getpid()}")
-    writing.write_text(json.dumps(told, indent=1))
-    writing.rename(file)
+    write(file, json.dumps(told, indent=1))
     return file
 
 

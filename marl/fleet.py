@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from marl.config import Mistake
 from marl.crews.crew import GRACE, Crew, Event, Fault, InlineCrew, Player, Weights, bounded_threads
 from marl.crews.dispatch import Fleet, WorkerError
 from marl.crews.processes import LocalCrew
+from marl.fields import Mistake
 from marl.worker import Plan, Rollout, Worker
 
 __all__ = ["BACKENDS", "Fleet", "WorkerError", "make_fleet"]

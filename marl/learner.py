@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from marl.checkpoint import below
+from marl.config import Learning
 from marl.descent import Descent, NonFinite
 from marl.dice import Noise, generator
 from marl.heap import keep_freed_memory
@@ -21,44 +22,33 @@ from marl.replay import Replay
 from marl.types import Array, Clock, Episodes, Record
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How much is learned of how much is played."""
-
-    batch: int
-    """Episodes per update."""
-    updates_per_episode: float
-    """The update-to-data ratio; the same whatever the number of environments."""
-    burn_in: int
-    """Episodes stored before the first update."""
-    every_episodes: int = 1
-    """Updates wait until this many episodes have come; then all that are due are made."""
-    steps: int | None = None
-    """Environment steps of the whole run, over which learning rates may fall; None: they stay."""
-
-    def left(self, steps: int) -> float:
-        """The share of the run that is still to come after ``steps``."""
-        return 1.0 if self.steps is None else max(0.0, 1.0 - steps / self.steps)
-
-
 class Learner:
     """One value, its bonuses and interventions, and the episodes they learn from.
 
     Args:
-        parts: on the CPU; they are moved to ``device`` and given their optimisers here.
+        parts: on the CPU; they are moved to the replay's device and given their optimisers here.
+        total_steps: environment steps of the whole run, over which learning rates may fall; None: they stay.
         precision: ``fp32``, ``tf32`` (matrix products of float32 on a GPU) or ``bf16`` (autocast of losses).
     """
 
     def __init__(
-        self, parts: Parts, replay: Replay, pace: Pace, seed: int, *, precision: str = "fp32", compiled: bool = False
+        self,
+        parts: Parts,
+        replay: Replay,
+        learning: Learning,
+        seed: int,
+        *,
+        total_steps: int | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
-        self.parts, self.replay, self.pace, self.seed = parts, replay, pace, seed
+        self.parts, self.replay, self.learning, self.seed = parts, replay, learning, seed
+        self.total_steps = total_steps
         self.device = replay.device
         self.clock = Clock()
         keep_freed_memory()
         self._precision = precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        self._travelling = {}
         for _, part in parts.named():
             part.to(self.device)
             part.equip()
@@ -79,32 +69,30 @@ class Learner:
         self.replay.clear()
         self._credit = 0.0
 
-    def absorb(self, record: Record) -> None:
-        """Store one finished training episode, annotated in order of arrival."""
+    def absorb(self, record: Record, *, earns: bool = True) -> None:
+        """Store one finished training episode, annotated in order of arrival; ``earns``: updates are made for it."""
+        length = len(record["reward"])
         columns: dict[str, Tensor] = {}
         if self.parts.bonuses:
             with record_function("annotate"):
                 fresh = Episodes.of_records([record], {name: self.replay.layout[name] for name in record})
                 for bonus in self.parts.bonuses:
                     columns |= {name: value[0] for name, value in declared(bonus, bonus.annotate(fresh)).items()}
-        missing = self.replay.layout.keys() - record.keys() - columns.keys()
-        absent = {name: torch.zeros(self._shape(name, len(record["reward"]))) for name in missing}
-        self.replay.add({**record, **columns, **absent})
+        for name, column in self.replay.layout.items():
+            if name not in record and name not in columns:  # an attacker's, in a phase without one
+                columns[name] = torch.zeros((*column.rows(length), *column.shape))
+        self.replay.add({**record, **columns})
         self.clock.episodes += 1
-        self.clock.steps += len(record["reward"])
+        self.clock.steps += length
         self._anneal()
-        if len(self.replay) >= max(self.pace.burn_in, self.pace.batch):
-            self._credit += self.pace.updates_per_episode
+        if earns and len(self.replay) >= max(self.learning.burn_in, self.learning.batch):
+            self._credit += self.learning.updates_per_episode
 
     def _anneal(self) -> None:
         """Learning rates are a function of the steps that were taken in, so that a resumed run has the same ones."""
+        left = 1.0 if self.total_steps is None else max(0.0, 1.0 - self.clock.steps / self.total_steps)
         for _, descent in self.descents():
-            descent.anneal(self.pace.left(self.clock.steps))
-
-    def _shape(self, name: str, length: int) -> tuple[int, ...]:
-        """A column that nobody wrote in this episode, such as an attacker's in a phase without one, is zero."""
-        column = self.replay.layout[name]
-        return (*column.rows(length), *column.shape)
+            descent.anneal(left)
 
     def weights(self) -> dict[str, Array]:
         """What workers need to act.
@@ -123,7 +111,7 @@ class Learner:
     def improve(self) -> list[Stats]:
         """Everything that is due: updates by the ratio, then parts that follow a cadence of their own."""
         done = []
-        while self._credit >= 1.0 - 1e-9 and self.clock.episodes % self.pace.every_episodes == 0:
+        while self._credit >= 1.0 - 1e-9 and self.clock.episodes % self.learning.every_episodes == 0:
             self._credit -= 1.0
             done.append(self.update())
         own = self._fit_by_episodes()
@@ -134,7 +122,7 @@ class Learner:
         noise = Noise(self.seed, self.clock.updates, self.device)
         draw = generator(self.seed, "learner/sample", self.clock.updates)
         with record_function("sample"):
-            slots, batch = self.replay.sample(self.pace.batch, draw)
+            slots, batch = self.replay.sample(self.learning.batch, draw)
         self.batch = batch
         reward, stats = batch.reward, Stats()
         with self._autocast(), torch.no_grad(), record_function("bonuses"):
@@ -228,11 +216,11 @@ class Learner:
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take back what `tensors` and `state` gave."""
         for name, part in self.parts.named():
-            part.load_state_dict(_below(tensors, f"{name}.state."))
-            part.restore(_below(tensors, f"{name}.records."))
+            part.load_state_dict(below(tensors, f"{name}.state."))
+            part.restore(below(tensors, f"{name}.records."))
         for name, descent in self.descents():
             saved: dict[int, dict[str, Tensor]] = {}
-            for key, value in _below(tensors, f"{name}.").items():
+            for key, value in below(tensors, f"{name}.").items():
                 index, field = key.split(".", 1)
                 saved.setdefault(int(index), {})[field] = value
             groups = descent.optimizer.state_dict()["param_groups"]
@@ -241,8 +229,3 @@ class Learner:
         self._anneal()
         self._credit = state["credit"]
         self._refreshed, self._fitted = dict(state["refreshed"]), dict(state["fitted"])
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -24,12 +24,6 @@ def _writable(field: Tensor) -> Array | Tensor:
     return field if field.is_cuda or field.dtype == torch.bfloat16 else field.numpy()
 
 
-def torch_dtype(name: str) -> torch.dtype:
-    """A NumPy type name as a torch type."""
-    found: torch.dtype = vars(torch)[name]
-    return found
-
-
 class Replay:
     """The last ``capacity`` episodes. Padding is zero and is never copied in.
 
@@ -52,7 +46,7 @@ class Replay:
         alpha: float | None = None,
     ) -> None:
         self.spec, self.layout, self.capacity, self.device, self.alpha = spec, dict(layout), capacity, device, alpha
-        types = {n: torch_dtype(rounded if n in ROUNDED else c.dtype) for n, c in self.layout.items()}
+        types = {n: getattr(torch, rounded if n in ROUNDED else c.dtype) for n, c in self.layout.items()}
         shapes = {n: (capacity, *c.rows(spec.horizon), *c.shape) for n, c in self.layout.items()}
         self.bytes = sum(torch.Size(shapes[n]).numel() * types[n].itemsize for n in shapes)
         self._refuse_what_cannot_fit()

@@ -37,9 +37,10 @@ import envs
 from marl.command.cli import HELP, INTERRUPTED, refuse
 from marl.command.compose import Registries
 from marl.command.request import probe
-from marl.command.runs import make_folder
+from marl.command.runs import make_folder, write
 from marl.command.typed import put, tree
-from marl.config import Mistake, Settings, check_values, count, like, suggestion
+from marl.config import Settings
+from marl.fields import Mistake, check_values, count, like, suggestion
 from marl.reproduction import compare, report, results, tables
 from marl.reproduction.jobs import Ended, Job, Pool
 from marl.reproduction.tables import Row, Table
@@ -224,7 +225,7 @@ def refresh(options: Options) -> int:
     before = readme.read_text(encoding="utf-8")
     after = report.refreshed(before, Path(options.results), REGISTRIES)
     if after != before:
-        results.write(readme, after)
+        write(readme, after)
     print(f"{readme}: {'up to date' if after == before else 'tables made anew'}")
     return 0
 

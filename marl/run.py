@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +14,7 @@ import torch
 
 from marl import build, checkpoint
 from marl.checkpoint import NoCheckpoint
-from marl.command import cli
+from marl.command.runs import flat
 from marl.config import Settings
 from marl.learner import Learner
 from marl.reporting.log import Log
@@ -77,11 +77,9 @@ class Run:
             return
         began, stage = time.perf_counter(), self.schedule.stage(self.learner.clock.steps)
         learns = self.schedule.stages[stage].updates
-        ratio = self.settings.learner.updates_per_episode if learns else 0.0
-        self.learner.pace = replace(self.learner.pace, updates_per_episode=ratio)
         self.tally.played(rollout)
         for record in rollout.records:
-            self.learner.absorb(record)
+            self.learner.absorb(record, earns=learns)
             if learns:
                 self.tally.improved(self.learner.improve())
         self._enter_stage_after(stage)
@@ -203,15 +201,14 @@ class Run:
         given: dict[int, int] = {}
         for plan, version in saved.state["outstanding"]:
             if version not in given:
-                prefix = f"{version}."
-                kept = saved.tensors["outstanding"].items()
-                weights = {name[len(prefix) :]: t.numpy() for name, t in kept if name.startswith(prefix)}
+                kept = checkpoint.below(saved.tensors["outstanding"], f"{version}.")
+                weights = {name: tensor.numpy() for name, tensor in kept.items()}
                 given[version] = self.fleet.publish(weights)
             self.fleet.submit(Plan(**{**plan, "seats": tuple(plan["seats"])}), given[version])
 
     def begin(self) -> None:
         """What is told once, at the start."""
-        self.log.hyperparameters(cli.flat(self.settings))
+        self.log.hyperparameters(flat(self.settings))
         replay = self.learner.replay
         room = f"{replay.bytes / 2**20:,.0f} MiB for {replay.capacity} episodes on {self.learner.device}"
         self.log.note(f"{self.folder}: replay of {room}")

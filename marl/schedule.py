@@ -5,26 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from marl.config import Phase
 from marl.types import Clock
 from marl.worker import EVALUATE, TRAIN, Plan
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One phase of a run."""
+class Stage(Phase):
+    """A phase that knows where it ends."""
 
-    name: str
-    until: int
+    until: int = 0
     """Consumed steps at which the next phase begins."""
-    interventions: bool = True
-    updates: bool = True
-    """False: its episodes are stored, nothing is learned."""
-    epsilon: float | None = None
-    """Share of random actions throughout this phase; None: it anneals."""
-    epsilon_restart: bool = False
-    """Exploration begins anew with this phase."""
-    fresh_replay: bool = False
-    """Replay is emptied when this phase begins."""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ import errno
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from marl import build
-from marl.checkpoint import NoCheckpoint
+from marl.checkpoint import NoCheckpoint, write_tensors
 from marl.command import cli
-from marl.config import Mistake, Settings
+from marl.command.runs import held_folder
+from marl.config import Settings
 from marl.descent import NonFinite
 from marl.env import EnvUnavailable
+from marl.fields import Mistake, one_line
 from marl.replay import ReplayTooLarge
 from marl.reporting.log import LogDamaged
 from marl.run import Run, Stopped
@@ -33,15 +34,15 @@ def train(settings: Settings) -> int:
         learner = build.learner(settings, build.spec(settings), build.device(settings))
     except ReplayTooLarge as refusal:
         raise Mistake(str(refusal)) from refusal
-    with cli.held_folder(settings) as folder:
+    with held_folder(settings) as folder:
         run = Run(settings, learner, folder)
         try:
-            return _ended(run)
+            return _to_the_end(run)
         finally:
             run.close()
 
 
-def _ended(run: Run) -> int:
+def _to_the_end(run: Run) -> int:
     try:
         with run.stoppable():
             run.resume() if run.settings.resume else run.begin()
@@ -52,11 +53,11 @@ def _ended(run: Run) -> int:
         run.log.note(f"stopped at step {steps}; go on with: python -m marl.train resume={run.folder}")
         return cli.INTERRUPTED
     except NonFinite as fault:
-        run.log.warn(_kept(run, fault))
+        run.log.warn(_save_failed_batch(run, fault))
         return 1
     except torch.OutOfMemoryError as fault:
         less = "learner.batch, replay.capacity and replay.float=float16 are what saves it"
-        raise Mistake(f"device={run.learner.device}: out of memory; {less}; {' '.join(str(fault).split())}") from fault
+        raise Mistake(f"device={run.learner.device}: out of memory; {less}; {one_line(fault)}") from fault
     except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
         raise Mistake(str(fault)) from fault
     except (OSError, SafetensorError) as fault:
@@ -66,7 +67,7 @@ def _ended(run: Run) -> int:
         raise Mistake(f"{run.folder}: cannot be written any more: {fault}; {later}") from fault
 
 
-def _kept(run: Run, fault: NonFinite) -> str:
+def _save_failed_batch(run: Run, fault: NonFinite) -> str:
     """Save the batch that broke the run; one line for the user."""
     clock, batch = run.learner.clock, run.learner.batch
     line = f"{fault} at update {clock.updates}, step {clock.steps}; training stopped"
@@ -76,6 +77,6 @@ def _kept(run: Run, fault: NonFinite) -> str:
     fields = {name: value for name, value in vars(batch).items() if name != "columns"}
     fields |= {f"columns.{name}": value for name, value in batch.columns.items()}
     writing = file.with_suffix(".writing")
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in fields.items()}, writing)
+    write_tensors(fields, writing)
     writing.rename(file)
     return f"{line}; its batch is in {file}"

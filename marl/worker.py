@@ -101,10 +101,8 @@ class Worker:
         keep_freed_memory()
         for _, part in parts.named():
             part.eval().requires_grad_(False)
-        written = [column for _, part in parts.named() for column in part.columns().items()]
-        played = {name for part in parts.interventions for name in part.columns()}
-        self._columns = {name: column for name, column in written if name in played}
-        self._tape = Tape(env.spec, self._columns, env.size)
+        columns = {name: column for part in parts.interventions for name, column in part.columns().items()}
+        self._tape = Tape(env.spec, columns, env.size)
         self._weights = parts.travelling()
 
     @torch.no_grad()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from envs import jaxmarl, lbf, pettingzoo, rware, stag_hunt
-from marl.config import Mistake
 from marl.env import EnvUnavailable
+from marl.fields import Mistake
 
 
 def made(module, size, **settings):

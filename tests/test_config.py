@@ -23,8 +23,9 @@ from marl.command.compose import Registries, files
 from marl.command.guide import settings as listed
 from marl.command.request import one, several
 from marl.command.typed import put, tree
-from marl.config import Mistake, Settings, leaves
+from marl.config import Settings
 from marl.env import EnvUnavailable
+from marl.fields import Mistake, leaves
 
 REGISTRIES = Registries(algos.ALGORITHMS, envs.ENVIRONMENTS)
 Capture = pytest.CaptureFixture[str]

@@ -16,10 +16,11 @@ from algos import pqn_vdn, qatten, qmix, qplex, qtran, vdn, wqmix
 from algos.factored import Optimizer
 from marl.attention import Attention, Keys
 from marl.command import cli
-from marl.config import Mistake
+from marl.config import Learning
 from marl.dice import Noise
 from marl.duplex import Duplex
-from marl.learner import Learner, Pace
+from marl.fields import Mistake
+from marl.learner import Learner
 from marl.mixers import Unrestricted
 from marl.replay import Replay
 from marl.types import EnvSpec, Episodes
@@ -474,7 +475,7 @@ def test_updates_wait_for_the_episodes_they_are_of():
     """Two updates for each four episodes, all at once: neither one after every second, nor before the fourth."""
     parts = pqn_vdn.build(PAIR, pqn_vdn.Config(hidden=8))
     replay = Replay(PAIR, PAIR.fields(), 4, torch.device("cpu"))
-    learner = Learner(parts, replay, Pace(2, 0.5, 4, every_episodes=4), 0)
+    learner = Learner(parts, replay, Learning(2, 0.5, 4, every_episodes=4), 0)
     episode = {
         "obs": torch.zeros(2, 2, 4).numpy(),
         "state": torch.zeros(2, 5).numpy(),

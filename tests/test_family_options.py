@@ -15,10 +15,11 @@ import algos
 import envs
 from algos.factored import FactoredConfig
 from marl.command import cli
-from marl.config import Mistake, Settings
+from marl.config import Learning, Settings
 from marl.dice import Noise
 from marl.env import Moment, SideBySide
-from marl.learner import Learner, Pace
+from marl.fields import Mistake
+from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import Record
 from marl.worker import TRAIN, Plan, Worker
@@ -78,7 +79,7 @@ def learned(config: Any, prioritised: bool) -> tuple[list[Record], dict[str, tor
     parts = algos.assemble(SPEC, config)
     layout = {**SPEC.fields(), **parts.columns()}
     replay = Replay(SPEC, layout, 8, torch.device("cpu"), alpha=0.5 if prioritised else None)
-    learner = Learner(parts, replay, Pace(4, 0.25, 8), 0)
+    learner = Learner(parts, replay, Learning(4, 0.25, 8), 0)
     worker = Worker(algos.assemble(SPEC, config), SideBySide(Clockwork, 8), 0)
     worker.load(learner.weights())
     before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
@@ -148,7 +149,7 @@ def q_of_scaled_states(
     finally:
         config.state_norm = kept
     replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 4, torch.device("cpu"))
-    learner = Learner(parts, replay, Pace(4, 0.25, 8), 0)
+    learner = Learner(parts, replay, Learning(4, 0.25, 8), 0)
     for record in worker.play(Plan(0, TRAIN, 0, 4, epsilon=1.0)).records:
         learner.absorb(record)
     batch = replay.sample(4, torch.Generator())[1]

@@ -25,8 +25,8 @@ from algos.influence.trace import trace_scan
 from envs import push_box
 from marl import build
 from marl.command import cli
-from marl.config import Mistake
 from marl.dice import Noise
+from marl.fields import Mistake
 from marl.parts import Bars
 from marl.reporting.chart import draw
 from marl.reporting.log import repeats

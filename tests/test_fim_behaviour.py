@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from algos import assemble, fim, qmix
+from marl.config import Learning
 from marl.dice import Noise, generator
 from marl.env import BatchedEnv, Moments
-from marl.learner import Learner, Pace
+from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import Array, Column, EnvSpec
 from marl.worker import EVALUATE, TRAIN, Plan, Worker
@@ -87,18 +88,17 @@ def trained(config, seed: int) -> Outcome:
     world = Lock()
     parts = assemble(world.spec, config)
     replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 1000, torch.device("cpu"))
-    learner = Learner(parts, replay, Pace(batch=16, updates_per_episode=0.0, burn_in=16), seed)
+    learner = Learner(parts, replay, Learning(batch=16, updates_per_episode=0.5, burn_in=16), seed)
     worker = Worker(assemble(world.spec, config), world, seed, limits_end=True)
     plans = 0
     while learner.clock.steps < STEPS:
-        if learner.clock.steps >= STATISTIC:
-            learner.pace = Pace(batch=16, updates_per_episode=0.5, burn_in=16)
+        learns = learner.clock.steps >= STATISTIC
         annealed = (learner.clock.steps - STATISTIC) / (0.5 * (STEPS - STATISTIC))
         worker.load(learner.weights())
         for record in worker.play(
             Plan(plans, TRAIN, COPIES * plans, COPIES, float(np.clip(1 - annealed, 0.05, 1)))
         ).records:
-            learner.absorb(record)
+            learner.absorb(record, earns=learns)
             learner.improve()
         plans += 1
     worker.load(learner.weights())

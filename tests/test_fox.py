@@ -25,10 +25,10 @@ from algos.formation.novelty import count_bonus
 from algos.formation.prediction import Balance, Encoder, FormationDecoder, Gaussian, HistoryDecoder, Trio, predict
 from algos.formation.vectors import draw_projection, formations
 from envs import meet
-from marl.config import Settings, check
+from marl.config import Learning, Settings, check
 from marl.dice import Dice, Noise
 from marl.env import SideBySide
-from marl.learner import Learner, Pace
+from marl.learner import Learner
 from marl.ops import lambda_returns
 from marl.replay import Replay
 from marl.types import EnvSpec, Episodes, View
@@ -346,7 +346,7 @@ def test_a_full_table_says_so_once_and_keeps_counting_what_it_knows():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert table.visit(keys_of([22, 23, 0])).tolist() == [1, 1, 3]
-    assert table.size == table.capacity == 12 and table.full and table.total == 19
+    assert table.size == table.capacity == 12 and table.total == 19
 
 
 def test_saving_keeps_table_projection_and_largest_surprise():
@@ -878,7 +878,7 @@ def test_a_restored_learner_goes_on_as_the_saved_one(settings, precision):
         parts = assemble(Clockwork.spec, fox.Config(hidden=16, fnet_updates=2, fnet_batch=4, beta2=0.5, **settings))
         layout = {**Clockwork.spec.fields(), **parts.columns()}
         replay = Replay(Clockwork.spec, layout, 32, torch.device("cpu"), alpha=0.3)
-        return Learner(parts, replay, Pace(batch=4, updates_per_episode=1.0, burn_in=4), 0, precision=precision)
+        return Learner(parts, replay, Learning(batch=4, updates_per_episode=1.0, burn_in=4), 0, precision=precision)
 
     def go_on(learner, records):
         for record in records:

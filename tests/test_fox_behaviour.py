@@ -16,9 +16,10 @@ from algos import assemble, fox, qmix
 from algos.factored import Optimizer
 from algos.formation.novelty import FormationNovelty
 from envs import grf
+from marl.config import Learning
 from marl.dice import Noise
 from marl.env import BatchedEnv, EnvUnavailable, Moments
-from marl.learner import Learner, Pace
+from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import Array, EnvSpec, Episodes
 from marl.worker import EVALUATE, TRAIN, Plan, Worker
@@ -91,7 +92,7 @@ class Run:
         parts = assemble(world.spec, config)
         layout = {**world.spec.fields(), **parts.columns()}
         replay = Replay(world.spec, layout, 500, torch.device("cpu"), alpha=0.3)
-        self.learner = Learner(parts, replay, Pace(batch=batch, updates_per_episode=1.0, burn_in=32), seed)
+        self.learner = Learner(parts, replay, Learning(batch=batch, updates_per_episode=1.0, burn_in=32), seed)
         self.worker = Worker(assemble(world.spec, config), world, seed, limits_end=world.triangle is not None)
         self.plans = 0
 

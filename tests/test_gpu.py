@@ -8,8 +8,9 @@ import torch
 import algos
 import envs
 from marl.command import cli
+from marl.config import Learning
 from marl.env import SideBySide
-from marl.learner import Learner, Pace
+from marl.learner import Learner
 from marl.replay import Replay
 from marl.worker import TRAIN, Plan, Worker
 from tests.toys import Clockwork
@@ -27,7 +28,7 @@ def learner(name: str, device: str, **options) -> Learner:
     parts = algos.assemble(SPEC, settings.algo)
     layout = {**SPEC.fields(), **parts.columns()}
     replay = Replay(SPEC, layout, 32, torch.device(device))
-    return Learner(parts, replay, Pace(8, 1.0, 8), 0, **options)
+    return Learner(parts, replay, Learning(8, 1.0, 8), 0, **options)
 
 
 def play(subject: Learner, name: str) -> None:

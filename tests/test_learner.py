@@ -13,11 +13,12 @@ from algos import iql, qmix, vdn
 from algos.factored import Optimizer
 from marl import build
 from marl.command import cli
-from marl.config import Mistake
+from marl.config import Learning
 from marl.descent import NonFinite
 from marl.dice import Noise
 from marl.env import SideBySide
-from marl.learner import Learner, Pace
+from marl.fields import Mistake
+from marl.learner import Learner
 from marl.parts import Bonus, Cadence, Intervention
 from marl.replay import Replay
 from marl.types import Column, Episodes
@@ -28,13 +29,13 @@ SPEC = Clockwork.spec
 CPU = torch.device("cpu")
 
 
-def learner(config=None, *bonuses, pace=None, seed=0, **kw):
+def learner(config=None, *bonuses, learning=None, seed=0, **kw):
     torch.manual_seed(seed)
     parts = algos.assemble(SPEC, config or qmix.Config(hidden=8))
     for bonus in bonuses:
         parts = parts.with_bonus(bonus)
     replay = Replay(SPEC, {**SPEC.fields(), **parts.columns()}, 64, CPU, alpha=kw.pop("alpha", None))
-    return Learner(parts, replay, pace or Pace(batch=4, updates_per_episode=1.0, burn_in=4), seed, **kw)
+    return Learner(parts, replay, learning or Learning(batch=4, updates_per_episode=1.0, burn_in=4), seed, **kw)
 
 
 def episodes(count, first=0):
@@ -64,7 +65,7 @@ def test_padding_changes_nothing(config):
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 2.0])
 @pytest.mark.parametrize("side_by_side", [1, 4, 64])
 def test_the_update_to_data_ratio_means_the_same_for_any_number_of_environments(ratio, side_by_side):
-    subject = learner(pace=Pace(batch=4, updates_per_episode=ratio, burn_in=8))
+    subject = learner(learning=Learning(batch=4, updates_per_episode=ratio, burn_in=8))
     records = episodes(64)
     for first in range(0, 64, side_by_side):
         for record in records[first : first + side_by_side]:
@@ -113,7 +114,7 @@ def test_soft_copies_follow_after_every_update():
 def test_a_learning_rate_falls_with_the_steps_of_the_run(name):
     """Linearly to 0: what is left of the run when an update is made is what is left of the rate."""
     optimizer = Optimizer(name, lr=0.01, lr_decay=True)
-    subject = learner(vdn.Config(hidden=8, optimizer=optimizer), pace=Pace(4, 1.0, 4, steps=40))
+    subject = learner(vdn.Config(hidden=8, optimizer=optimizer), total_steps=40)
     (descent,) = subject.parts.q.descents()
     rates = []
     for record in episodes(12):
@@ -129,7 +130,7 @@ def test_a_learning_rate_falls_with_the_steps_of_the_run(name):
 @pytest.mark.parametrize(("decay", "steps"), [(False, 40), (True, None)])
 def test_a_learning_rate_stays_unless_it_is_to_fall_over_a_known_run(decay, steps):
     config = vdn.Config(hidden=8, optimizer=Optimizer(lr=0.01, lr_decay=decay))
-    subject = learner(config, pace=Pace(4, 1.0, 4, steps=steps))
+    subject = learner(config, total_steps=steps)
     for record in episodes(12):
         subject.absorb(record)
     assert [descent.rate for descent in subject.parts.q.descents()] == [0.01]
@@ -137,7 +138,7 @@ def test_a_learning_rate_stays_unless_it_is_to_fall_over_a_known_run(decay, step
 
 def test_a_restored_learner_has_the_learning_rate_of_where_it_was():
     config = vdn.Config(hidden=8, optimizer=Optimizer(lr=0.01, lr_decay=True))
-    one, other = (learner(config, pace=Pace(4, 1.0, 4, steps=100)) for _ in range(2))
+    one, other = (learner(config, total_steps=100) for _ in range(2))
     for record in episodes(8):
         one.absorb(record)
         one.improve()
@@ -256,7 +257,7 @@ def test_interventions_are_fitted_and_their_unwritten_columns_are_zero():
     watcher = Watcher()
     parts = algos.assemble(SPEC, vdn.Config(hidden=8)).with_intervention(watcher)
     replay = Replay(SPEC, {**SPEC.fields(), **parts.columns()}, 8, CPU)
-    subject = Learner(parts, replay, Pace(2, 1.0, 2), 0)
+    subject = Learner(parts, replay, Learning(2, 1.0, 2), 0)
     for record in episodes(3):
         subject.absorb(record)
         subject.improve()
@@ -307,7 +308,7 @@ def test_a_weight_that_is_not_finite_is_not_given_out():
 
 def test_what_is_forgotten_earns_no_update():
     """Updates wait for four episodes; two had come when a phase with a fresh replay began."""
-    subject = learner(pace=Pace(batch=4, updates_per_episode=1.0, burn_in=4, every_episodes=4))
+    subject = learner(learning=Learning(batch=4, updates_per_episode=1.0, burn_in=4, every_episodes=4))
     for record in episodes(6):
         subject.absorb(record)
         subject.improve()

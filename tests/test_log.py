@@ -249,16 +249,6 @@ def test_what_is_no_film_is_refused(tmp_path, frames, fps):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_figure_is_an_image_in_tensorboard(tmp_path):
-    figures = pytest.importorskip("matplotlib.figure")
-    drawing = figures.Figure(figsize=(2, 1), dpi=50)
-    drawing.subplots().plot([0, 1])
-    with Log(tmp_path, total_steps=1, terminal=False) as log:
-        log.figure("bonus/formations", drawing, 7)
-    (event,) = board(tmp_path).Images("bonus/formations")
-    assert Image.open(BytesIO(event.encoded_image_string)).size == (100, 50)
-
-
 class Hand:
     """A clock that is moved by hand."""
 

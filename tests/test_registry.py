@@ -8,8 +8,9 @@ import torch
 import algos
 import envs
 from marl.command import cli
+from marl.config import Learning
 from marl.env import SideBySide
-from marl.learner import Learner, Pace
+from marl.learner import Learner
 from marl.replay import Replay
 from marl.worker import TRAIN, Plan, Worker
 from tests.toys import Clockwork
@@ -27,7 +28,7 @@ def made(name: str):
 def learner(name: str) -> Learner:
     parts = made(name)
     layout = {**SPEC.fields(), **parts.columns()}
-    return Learner(parts, Replay(SPEC, layout, 32, torch.device("cpu")), Pace(8, 1.0, 8), 0)
+    return Learner(parts, Replay(SPEC, layout, 32, torch.device("cpu")), Learning(8, 1.0, 8), 0)
 
 
 @pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))

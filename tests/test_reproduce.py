@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from marl.config import Mistake
+from marl.fields import Mistake
 from marl.reporting.curves import Series
 from marl.reporting.statistics import Estimate
 from marl.reproduce import REGISTRIES, main

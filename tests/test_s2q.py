@@ -18,8 +18,8 @@ from algos.successive.sub_values import SubAgents, suppressed, weights
 from marl import build
 from marl.command import cli, request
 from marl.command.compose import Registries
-from marl.config import Mistake
 from marl.dice import Dice, Noise
+from marl.fields import Mistake
 from marl.nets import AgentNet, Layers
 from marl.ops import lambda_returns
 from marl.parts import Parts

@@ -11,7 +11,7 @@ import algos
 import envs
 from marl import build
 from marl.command import cli
-from marl.config import Mistake
+from marl.fields import Mistake
 from marl.run import Run
 from marl.schedule import Epsilon, Schedule, Stage
 from marl.types import Clock
@@ -19,7 +19,7 @@ from marl.worker import EVALUATE, TRAIN
 
 
 def schedule(**kw):
-    stages = kw.pop("stages", (Stage("train", 1000),))
+    stages = kw.pop("stages", (Stage("train", until=1000),))
     epsilon = kw.pop("epsilon", Epsilon(1.0, 0.0, 100))
     return Schedule(stages, epsilon, copies=4, **{"eval_every": 100, "eval_episodes": 6, **kw})
 
@@ -55,7 +55,7 @@ def test_evaluation_is_greedy_and_training_anneals():
 
 
 def test_phases_switch_interventions_and_restart_exploration():
-    stages = (Stage("pretrain", 100, interventions=False), Stage("robust", 300, epsilon_restart=True))
+    stages = (Stage("pretrain", until=100, interventions=False), Stage("robust", until=300, epsilon_restart=True))
     subject = schedule(stages=stages, eval_every=0)
     assert not subject.next(Clock(steps=99)).interventions
     assert subject.next(Clock(steps=100)).interventions
@@ -109,11 +109,15 @@ def test_a_restored_schedule_goes_on():
 
 
 def test_a_phase_may_fix_its_share_of_random_actions():
-    stages = (Stage("random", 100, epsilon=1.0), Stage("train", 300, epsilon_restart=True), Stage("late", 400))
+    stages = (
+        Stage("random", until=100, epsilon=1.0),
+        Stage("train", until=300, epsilon_restart=True),
+        Stage("late", until=400),
+    )
     subject = schedule(stages=stages, eval_every=0)
     assert subject.epsilon_at(0) == subject.epsilon_at(99) == 1.0
     assert [subject.epsilon_at(step) for step in (100, 150, 350)] == [1.0, 0.5, 0.0]
-    assert schedule(stages=(Stage("greedy", 9, epsilon=0.0),)).epsilon_at(3) == 0.0
+    assert schedule(stages=(Stage("greedy", until=9, epsilon=0.0),)).epsilon_at(3) == 0.0
 
 
 def settings(*words):

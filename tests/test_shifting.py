@@ -15,9 +15,9 @@ import envs
 from envs import matrix
 from marl import build
 from marl.command import cli
-from marl.config import Mistake
 from marl.env import Env, SideBySide
 from marl.evaluate import Request, play
+from marl.fields import Mistake
 from marl.reporting.log import repeats
 from marl.run import Run
 from marl.worker import EVALUATE, TRAIN, Plan

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from algos import assemble
-from marl.learner import Learner, Pace
+from marl.config import Learning
+from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import EnvSpec, Episodes
 from marl.worker import TRAIN, Plan, Worker
@@ -92,7 +93,7 @@ def run(config, updates=6, seed=3):
     parts = assemble(Clockwork.spec, config)
     layout = {**Clockwork.spec.fields(), **parts.columns()}
     replay = Replay(Clockwork.spec, layout, 32, torch.device("cpu"))
-    learner = Learner(parts, replay, Pace(8, 1.0, 8), seed)
+    learner = Learner(parts, replay, Learning(8, 1.0, 8), seed)
     worker = Worker(assemble(Clockwork.spec, config), Copies(Clockwork, 8)(), seed)
     for number in range(2):
         worker.load(learner.weights())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from marl.config import count, number
 from marl.dice import Dice
+from marl.fields import count, number
 from marl.ops import random_available
 from marl.parts import Intervention, JointQ, Memory
 from marl.types import Column, View

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.dice import GOLDEN, splitmix
 from marl.types import Array
 
 EMPTY = np.uint64(0)
@@ -27,11 +28,7 @@ def fingerprints(codes: Array) -> Array:
 
 
 def _mix(word: Array) -> Array:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
-    word = word + np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
+    return splitmix(word + GOLDEN)
 
 
 class CountTable:
@@ -83,10 +80,6 @@ class CountTable:
         slots, held = self._claim(keys, np.arange(len(keys)))
         self._counts[slots[held]] = records["counts"].cpu().numpy()[held]
         self.total = int(records["total"])
-
-    @property
-    def full(self) -> bool:
-        return self.size >= self.capacity
 
     def _clear(self, slots: int) -> None:
         self._keys = np.zeros(slots, np.uint64)

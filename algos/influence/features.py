@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from marl.config import Mistake, suggestion
+from marl.fields import Mistake, suggestion
 from marl.types import EnvSpec, Episodes
 
 WHOLE = "state"

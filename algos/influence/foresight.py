@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from algos.influence.model import ForwardModel, Target, fit
-from marl.config import count, number
 from marl.descent import Descent
+from marl.fields import count, number
 from marl.parts import Bonus, Delay, Stats, delayed
 from marl.types import EnvSpec, Episodes
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from algos.factored import FactoredConfig
 from marl.attention import Attention
-from marl.config import Mistake, count, number, one_of
 from marl.duplex import Duplex
+from marl.fields import Mistake, count, number, one_of
 from marl.mixers import Monotonic, Sum
 from marl.types import EnvSpec
 

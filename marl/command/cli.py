@@ -14,7 +14,8 @@ from marl.command.compose import Registries, settings_from
 from marl.command.guide import guide
 from marl.command.request import one, parse_argument, probe, request, several
 from marl.command.runs import find, flat, held_folder, open_folder, read, refuse_taken, to_yaml
-from marl.config import Mistake, Settings, check, suggestion
+from marl.config import Settings, check
+from marl.fields import Mistake, one_line, suggestion
 
 __all__ = ["Mistake", "flat", "held_folder", "load", "open_folder", "parse", "refuse", "run", "to_yaml"]
 
@@ -70,7 +71,7 @@ def run(
 
 def refuse(mistake: Exception, where: str = "") -> int:
     """Tell a mistake in one line; the exit status."""
-    print(f"error: {where}{' '.join(str(mistake).split())}", file=sys.stderr)
+    print(f"error: {where}{one_line(mistake)}", file=sys.stderr)
     return REFUSED
 
 

@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from marl.command.typed import fill, one_line, put, tree
-from marl.config import Mistake, Settings, default_name, suggestion
+from marl.command.typed import fill, put, tree
+from marl.config import Settings, default_name
+from marl.fields import Mistake, first_line, one_line, suggestion
 
 CONFIGS = "configs"
 CHOSEN = {"algo": "algorithm", "env": "environment", "recipe": "recipe", "experiment": "experiment"}
@@ -121,7 +122,7 @@ def _built(root: DictConfig) -> Settings:
     except MissingMandatoryValue as error:
         raise Mistake(f"{error.full_key}: has no default; say {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise Mistake(f"{error.full_key}: {one_line(error)}") from error
+        raise Mistake(f"{error.full_key}: {first_line(error)}") from error
     named: Settings = settings if settings.name else replace(settings, name=default_name(settings))
     return named
 
@@ -170,7 +171,7 @@ def _composed(config: str, arguments: list[str]) -> tuple[Plain, Mapping[str, An
     except MissingConfigException as error:
         raise Mistake(f"{CONFIGS}/{error.missing_cfg_file}.yaml is missing") from error
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise Mistake(f"{CONFIGS}: {' '.join(str(error).split())}") from error
+        raise Mistake(f"{CONFIGS}: {one_line(error)}") from error
     chosen = dict(node.hydra.runtime.choices)
     plain: Any = OmegaConf.to_container(node, resolve=False)
     del plain["hydra"]

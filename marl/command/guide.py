@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from marl.command.compose import CONFIGS, Registries, files
 from marl.command.typed import shown
-from marl.config import Settings, key_of
+from marl.config import Settings
+from marl.fields import key_of
 
 EXAMPLES = """\
   {command} algo=fox env=grf
@@ -73,10 +74,10 @@ def _listed(lines: dict[str, str]) -> str:
 
 
 def _first_lines(registry: Any) -> dict[str, str]:
-    return {name: first_line(path) for name, path in registry.items()}
+    return {name: headline(path) for name, path in registry.items()}
 
 
-def first_line(module: str) -> str:
+def headline(module: str) -> str:
     """The first line of a module's docstring; the module is not run."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:

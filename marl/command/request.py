@@ -16,8 +16,9 @@ from hydra.errors import HydraException
 
 from marl.command.compose import Pair, Registries, settings_from
 from marl.command.runs import find, read
-from marl.command.typed import one_line, shown
-from marl.config import Mistake, Settings, check, default_name, of_base
+from marl.command.typed import shown
+from marl.config import Settings, check, default_name
+from marl.fields import Mistake, first_line, of_base
 
 HARMLESS = ("steps", "device", "log", "checkpoint", "ray", "rollout.backend", "rollout.workers", "rollout.timeout")
 """What may change when a run goes on; all else would make it another experiment."""
@@ -176,7 +177,7 @@ def parse_argument(argument: str) -> Override:
         if "=" not in argument:
             raise Mistake(f"{argument}: allowed is key=value; see --help") from error
         quoted = "special characters need quotes, as in key='\"some text\"'"
-        raise Mistake(f"{argument}: {one_line(error)}; allowed is key=value; {quoted}") from error
+        raise Mistake(f"{argument}: {first_line(error)}; allowed is key=value; {quoted}") from error
     if override.type == OverrideType.DEL or override.package is not None:
         raise Mistake(f"{argument}: allowed is key=value")
     return override
@@ -223,7 +224,7 @@ def _values(argument: str, override: Override) -> list[str]:
     try:
         values = list(override.sweep_string_iterator())
     except (HydraException, ValueError) as error:
-        raise Mistake(f"{argument}: {one_line(error)}; {allowed}") from error
+        raise Mistake(f"{argument}: {first_line(error)}; {allowed}") from error
     if not values:
         raise Mistake(f"{argument}: has no value; {allowed}")
     return values

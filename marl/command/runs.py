@@ -23,8 +23,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from marl.command.typed import one_line
-from marl.config import Mistake, Settings, default_name, leaves, suggestion
+from marl.config import Settings, default_name
+from marl.fields import Mistake, first_line, leaves, suggestion
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment"
@@ -152,7 +152,7 @@ def read(config: Path) -> dict[str, Any]:
     try:
         saved: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=False)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise Mistake(f"{config}: not a configuration: {one_line(error)}") from error
+        raise Mistake(f"{config}: not a configuration: {first_line(error)}") from error
     if not isinstance(saved, dict) or not all(_has_name(saved.get(key)) for key in ("algo", "env")):
         raise Mistake(f"{config}: not the configuration of a run: allowed are files with algo.name and env.name")
     return {key: value for key, value in saved.items() if key not in ("name", "resume", "from")}
@@ -184,13 +184,13 @@ def flat(settings: Settings) -> dict[str, str | int | float | bool]:
 
 def save(settings: Settings, folder: Path) -> None:
     """Write the configuration and the surroundings; those of earlier sessions of the run stay beside them."""
-    _write(folder / CONFIG, to_yaml(settings))
+    write(folder / CONFIG, to_yaml(settings))
     session = 1 + len(list(folder.glob(f"{ENVIRONMENT}*.json")))
     file = f"{ENVIRONMENT}.json" if session == 1 else f"{ENVIRONMENT}-{session}.json"
-    _write(folder / file, json.dumps(describe(), indent=2) + "\n")
+    write(folder / file, json.dumps(describe(), indent=2) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """A reader finds the old file or the new one, never half of it."""
     writing = path.with_name(f".{path.name}-{os.getpid()}")
     with writing.open("w", encoding="utf-8") as stream:

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from marl.config import Mistake, suggestion
+from marl.fields import Mistake, first_line, suggestion
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
@@ -84,7 +84,7 @@ def _assign(node: DictConfig, head: str, whole: str, value: Any) -> None:
     try:
         node.merge_with({head: value})
     except OmegaConfBaseException as error:
-        fault = "" if hint in WORDS else f" ({one_line(error)})"
+        fault = "" if hint in WORDS else f" ({first_line(error)})"
         raise Mistake(f"{whole}={shown(value)}: allowed is {wording(hint)}{fault}") from error
 
 
@@ -101,11 +101,6 @@ def shown(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def one_line(error: Exception) -> str:
-    """What an error says before it goes into detail."""
-    return str(error).strip().splitlines()[0]
 
 
 def _no_such_key(root: DictConfig, node: DictConfig, wrong: str, whole: str, value: Any) -> Mistake:

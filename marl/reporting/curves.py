@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from marl.fields import one_line
 from marl.reporting.statistics import RESAMPLES, Band, iqm_band
 from marl.types import Array
 
@@ -108,7 +109,7 @@ def _settings(file: Path) -> dict[str, object]:
     try:
         return dict(_flat(OmegaConf.to_container(OmegaConf.load(file))))
     except (UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise Unplottable(f"{file} is no configuration: {' '.join(str(error).split())}") from error
+        raise Unplottable(f"{file} is no configuration: {one_line(error)}") from error
 
 
 def _logged(file: Path) -> dict[str, Series]:

@@ -17,7 +17,6 @@ from marl.reporting.terminal import Terminal, terminal_for
 from marl.types import Array
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
     from marl.parts import Bars
@@ -127,10 +126,6 @@ class Log:
         """A bar chart in TensorBoard's images."""
         drawn = chart.draw(bars)
         self._picture(tag, chart.png(drawn), drawn.shape[:2], step)
-
-    def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """A matplotlib figure in TensorBoard's images; it is closed."""
-        self._board_at(step).add_figure(tag, figure, step)
 
     def note(self, message: str) -> None:
         """One line for the user."""

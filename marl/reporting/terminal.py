@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from marl.fields import one_line
 from marl.reporting.progress import Progress
 
 PAUSE = 10.0
@@ -54,7 +55,7 @@ class Panel:
         self._progress.take(values, step)
 
     def say(self, message: str, *, warning: bool = False) -> None:
-        line = escape(_one_line(message))
+        line = escape(one_line(message))
         self._console.print(f"[yellow]warning:[/] {line}" if warning else line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -187,7 +188,7 @@ def terminal_for(folder: Path, total_steps: int, wanted: bool) -> Terminal:
 
 def to_stderr(message: str, *, warning: bool = False) -> None:
     """One line."""
-    print(("warning: " if warning else "") + _one_line(message), file=sys.stderr, flush=True)
+    print(("warning: " if warning else "") + one_line(message), file=sys.stderr, flush=True)
 
 
 def _block(title: str, told: Mapping[str, str | None]) -> Table:
@@ -199,7 +200,3 @@ def _block(title: str, told: Mapping[str, str | None]) -> Table:
     for name, text in told.items():
         block.add_row(name, "–" if text is None else text)
     return block
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())

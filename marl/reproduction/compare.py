@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from marl.config import Mistake
+from marl.fields import Mistake
 from marl.reporting.curves import common_steps, held
 from marl.reporting.statistics import Estimate, iqm_interval, mean_interval
 from marl.reproduction.results import PREFIX, Recorded

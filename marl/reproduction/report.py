@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from marl.command.compose import Registries
 from marl.command.runs import read
-from marl.config import Mistake, suggestion
+from marl.fields import Mistake, suggestion
 from marl.reporting.statistics import Estimate
 from marl.reproduction.compare import below_random, fresh, standing, versus
 from marl.reproduction.results import Recorded, but_for_seed, differing, random_of, recorded, wanted

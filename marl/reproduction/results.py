@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,8 +21,9 @@ from omegaconf import OmegaConf
 
 from marl.command.compose import Registries, settings_from
 from marl.command.request import HARMLESS, one
-from marl.command.runs import ENVIRONMENT, plain, read
-from marl.config import Mistake, Settings, leaves
+from marl.command.runs import ENVIRONMENT, plain, read, write
+from marl.config import Settings
+from marl.fields import Mistake, leaves
 from marl.reporting.curves import Series, read_run
 from marl.reporting.statistics import Estimate
 from marl.reproduction.tables import Header, Row
@@ -168,13 +168,6 @@ def load(file: Path) -> Recorded:
     except (OSError, ValueError) as error:
         raise Mistake(f"{file}: not a recorded run: {error}; allowed is to delete it and measure again") from error
     return Recorded(int(file.stem[1:]), file.with_suffix(".yaml"), evaluations, about)
-
-
-def write(path: Path, text: str) -> None:
-    """A reader finds the old file or the new one, never half of it."""
-    writing = path.with_name(f".{path.name}-{os.getpid()}")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)
 
 
 def _to_csv(evaluations: Mapping[str, Series]) -> str:

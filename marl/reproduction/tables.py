@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from marl.command.compose import CONFIGS
-from marl.command.typed import fill, one_line, tree
-from marl.config import Mistake, check_values, count, one_of, suggestion
+from marl.command.typed import fill, tree
+from marl.fields import Mistake, check_values, count, first_line, one_of, suggestion
 
 FOLDER = "tables"
 NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
@@ -124,7 +124,7 @@ def load(table: str) -> Table:
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (YAMLError, OmegaConfBaseException) as error:
-        raise Mistake(f"{name}.yaml: no table: {one_line(error)}") from error
+        raise Mistake(f"{name}.yaml: no table: {first_line(error)}") from error
     return read(name, plain)
 
 
