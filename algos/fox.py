@@ -216,11 +216,11 @@ class FormationAwareness(Bonus):
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:
-    """The value, and what rewards formations. A team of one has no formation to reward."""
-    profile = config.settled()
+    """The value, and what rewards formations. A team of one has none: its value sees no latent either."""
+    profile, sees_formation = config.settled(), config.formation_head and spec.n_agents > 1
     encoder = Encoder(config.hidden, config.fnet_hidden, config.latent_dim)
     q = FormationQ(
-        FormationAgent(spec, config, config.latent_dim if config.formation_head else None),
+        FormationAgent(spec, config, config.latent_dim if sees_formation else None),
         Monotonic(spec, config.mixing_embed, config.hyper_embed, state_norm=config.state_norm),
         encoder,
         config,

@@ -59,4 +59,5 @@ class Descent:
             if not torch.isfinite(norm + loss):
                 raise NonFinite(self.name)
             self.optimizer.step()
+            torch.clear_autocast_cache()  # it holds parameters in lower precision, as they were
         return norm

@@ -124,14 +124,14 @@ class Learner:
         with record_function("sample"):
             slots, batch = self.replay.sample(self.learning.batch, draw)
         self.batch = batch
-        reward, stats = batch.reward, Stats()
+        reward, stats = batch.reward.double(), Stats()
         with self._autocast(), torch.no_grad(), record_function("bonuses"):
             for bonus in self.parts.bonuses:
                 addition, told = bonus.reward(batch, self.parts.q, noise)
                 reward = reward + shaped(addition, batch.reward, f"{type(bonus).__name__}.reward")
                 stats |= told
         with self._autocast():
-            loss = self.parts.q.loss(batch.with_reward(reward), noise)
+            loss = self.parts.q.loss(batch.with_reward(reward.float()), noise)
         stats |= loss.stats | self.parts.q.descend(loss)
         if loss.priority is not None:
             priority = shaped(loss.priority, batch.reward[:, 0], f"{type(self.parts.q).__name__}.loss: priority")

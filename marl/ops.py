@@ -106,11 +106,12 @@ def corrected_returns(
     G[t] = r[t] + gamma (1 - terminal[t]) (v[t+1] + lambda kept[t+1] (G[t+1] - taken[t+1])).
     All kept: Harutyunyan et al. 2016; only greedy choices kept: Watkins 1989.
     """
-    ongoing = mask.unsqueeze(-1)
-    surprise = (reward + gamma * (1 - terminal.to(mask.dtype)).unsqueeze(-1) * bootstrap - taken) * ongoing
-    now = torch.arange(mask.shape[1], device=mask.device)
-    power = now[None, :] - now[:, None]
-    decay = torch.where(power >= 0, (gamma * trace) ** power.clamp(min=0).to(mask.dtype), 0.0)
-    cuts = (~kept).cumsum(1)
-    passed = cuts[:, None, :] == cuts[:, :, None]
-    return (taken + torch.einsum("btk,bkm->btm", decay * passed, surprise)) * ongoing
+    steps, ongoing = mask.shape[1], mask.unsqueeze(-1)
+    beyond = (reward + gamma * (1 - terminal.to(mask.dtype)).unsqueeze(-1) * bootstrap - taken) * ongoing
+    passed = functional.pad(gamma * trace * kept[:, 1:].to(mask.dtype), (0, 1)).unsqueeze(-1)
+    reach = 1
+    while reach < steps:  # each round sums twice as many steps (Hillis and Steele 1986)
+        beyond = beyond + passed * functional.pad(beyond[:, reach:], (0, 0, 0, reach))
+        passed = passed * functional.pad(passed[:, reach:], (0, 0, 0, reach))
+        reach *= 2
+    return (taken + beyond) * ongoing

@@ -19,7 +19,7 @@ from marl.config import Settings
 from marl.learner import Learner
 from marl.reporting.log import Log
 from marl.reporting.tally import Tally
-from marl.schedule import Schedule
+from marl.schedule import Schedule, Stage
 from marl.worker import TRAIN, Plan, Rollout
 
 FILM_SPEED = 10
@@ -39,7 +39,7 @@ class Run:
         self.tally = Tally()
         self.log = Log(folder, total_steps=settings.steps, terminal=settings.log.terminal)
         self.fleet = build.fleet(settings, self.log)
-        self.version = 0
+        self.version = self.stage = 0
         self.next_log, self.next_save = 0, settings.checkpoint.every_steps
         self.stop = False
 
@@ -75,14 +75,13 @@ class Run:
         if rollout.plan.purpose != TRAIN:
             self._tell_evaluation(rollout)
             return
-        began, stage = time.perf_counter(), self.schedule.stage(self.learner.clock.steps)
-        learns = self.schedule.stages[stage].updates
+        began = time.perf_counter()
+        learns = self._enter(self.schedule.stage(rollout.plan.asked_at)).updates
         self.tally.played(rollout)
         for record in rollout.records:
             self.learner.absorb(record, earns=learns)
             if learns:
                 self.tally.improved(self.learner.improve())
-        self._enter_stage_after(stage)
         self.version = self.fleet.publish(self.learner.weights())
         self.tally.spent({"learner": time.perf_counter() - began})
         steps = self.learner.clock.steps
@@ -93,10 +92,13 @@ class Run:
             self.next_save = _after(steps, self.settings.checkpoint.every_steps)
             self.save()
 
-    def _enter_stage_after(self, stage: int) -> None:
-        now = self.schedule.stage(self.learner.clock.steps)
-        if now != stage and self.schedule.stages[now].fresh_replay:
+    def _enter(self, index: int) -> Stage:
+        """The phase that an episode was asked for in; what was under way when a phase ended still belongs to it."""
+        entered = self.schedule.stages[self.stage + 1 : index + 1]
+        if any(stage.fresh_replay for stage in entered):
             self.learner.forget()
+        self.stage = max(self.stage, index)
+        return self.schedule.stages[index]
 
     def _finish(self) -> None:
         """The last evaluation; training episodes that are still under way are not used."""
@@ -164,6 +166,7 @@ class Run:
             "tally": self.tally.state(),
             "log": self.log.state(),
             "outstanding": [[asdict(plan), version] for plan, version in asked],
+            "stage": self.stage,
             "next_log": self.next_log,
             "next_save": self.next_save,
         }
@@ -197,6 +200,7 @@ class Run:
         self.schedule.restore(saved.state["schedule"])
         self.tally.restore(saved.state["tally"])
         self.log.rewind(saved.state["log"])
+        self.stage = saved.state["stage"]
         self.next_log, self.next_save = saved.state["next_log"], saved.state["next_save"]
         given: dict[int, int] = {}
         for plan, version in saved.state["outstanding"]:

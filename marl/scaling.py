@@ -45,10 +45,10 @@ class RewardScaling(Bonus):
 
     def reward(self, batch: Episodes, q: JointQ, noise: Noise) -> tuple[Tensor, Stats]:
         centre = self.mean if self.centred else torch.zeros_like(self.mean)
-        scaled = ((batch.reward - centre) / self.deviation).float()
+        scaled = (batch.reward.double() - centre) / self.deviation
         stats: Stats = {
             "reward/mean": self.mean.float(),
             "reward/deviation": self.deviation.float(),
-            "reward/scaled": masked_mean(scaled, batch.mask),
+            "reward/scaled": masked_mean(scaled.float(), batch.mask),
         }
-        return (scaled - batch.reward) * batch.mask, stats
+        return (scaled - batch.reward) * batch.mask, stats  # in float64: r is added to it again

@@ -428,7 +428,7 @@ def test_influence_is_exact_in_lower_precision(predicts):
     full, _ = bonus.reward(batch, parts.q, NONE)
     with torch.autocast("cpu", torch.bfloat16):
         lower, _ = bonus.reward(batch, parts.q, NONE)
-        assert torch.isfinite(bonus.fit(batch, parts.q, NONE)["model/loss"])
+        assert torch.isfinite(bonus.fit(batch, parts.q, NONE)["fim/model_loss"])
     assert torch.equal(full, lower)
 
 
@@ -581,7 +581,7 @@ def test_only_selected_features_are_learned_and_they_are_learned():
     bonus.statistic.selected.zero_()[2] = True
     for number in range(5):
         stats = bonus.fit(batch, parts.q, Noise(0, number))
-    assert stats["model/r2"] > 0.9
+    assert stats["fim/model_r2"] > 0.9
     same = (bonus.model.last.weight == before).all(1).tolist()
     assert same == [True, True, False, True, True, True]
 

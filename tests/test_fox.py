@@ -207,8 +207,9 @@ def test_unknown_places_are_refused():
         built(formation_source="place")
 
 
-def test_a_team_of_one_has_no_formation_to_reward():
-    assert fox.build(replace(SPEC, n_agents=1), fox.Config()).bonuses == ()
+def test_a_team_of_one_has_no_formation_to_see_or_to_reward():
+    parts = fox.build(replace(SPEC, n_agents=1), fox.Config())
+    assert parts.bonuses == () and parts.q.agent.formation is None
 
 
 @pytest.mark.parametrize("law", ["gaussian", "uniform01"])

@@ -14,7 +14,7 @@ from algos.factored import Optimizer
 from marl import build
 from marl.command import cli
 from marl.config import Learning
-from marl.descent import NonFinite
+from marl.descent import Descent, NonFinite
 from marl.dice import Noise
 from marl.env import SideBySide
 from marl.fields import Mistake
@@ -328,6 +328,19 @@ def test_bf16_losses_stay_close_to_float32():
         half.absorb(record)
     (one,), (other,) = full.improve(), half.improve()
     assert float(other["loss/td"]) == pytest.approx(float(one["loss/td"]), rel=0.05)
+
+
+def test_a_step_is_seen_by_the_next_pass_in_lower_precision():
+    """Autocast keeps a copy of each parameter while its context lasts, and a fit is many steps in one context."""
+    layer, inputs = torch.nn.Linear(4, 4), torch.randn(8, 4)
+    descent = Descent("loss", torch.optim.SGD(layer.parameters(), lr=1.0), clip=10.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = []
+        for _ in range(3):
+            loss = layer(inputs).float().square().mean()
+            losses.append(loss.item())
+            descent(loss)
+    assert losses[0] > losses[1] > losses[2]
 
 
 @pytest.mark.slow

@@ -141,9 +141,17 @@ def test_rewards_are_brought_to_unit_size_by_all_that_arrived(centred):
     batch = episodes([5.0, 9.0], [1.0])
     addition, stats = scaling.reward(batch, JointQ(), Noise(0, 0))
     expected = [[0.0, 2.0], [-2.0, 0.0]] if centred else [[2.5, 4.5], [0.5, 0.0]]
-    torch.testing.assert_close((batch.reward + addition) * batch.mask, torch.tensor(expected))
+    torch.testing.assert_close(((batch.reward + addition) * batch.mask).float(), torch.tensor(expected))
     assert addition[1, 1] == 0
     assert (float(stats["reward/mean"]), float(stats["reward/deviation"])) == pytest.approx((5.0, 2.0))
+
+
+def test_large_rewards_lose_no_digits_on_the_way():
+    scaling, batch = RewardScaling(centred=False), episodes([1e6, -2e6, 3e6, 5e5])
+    scaling.annotate(batch)
+    addition, _ = scaling.reward(batch, JointQ(), Noise(0, 0))
+    learned = (batch.reward.double() + addition).float()
+    torch.testing.assert_close(learned, (batch.reward.double() / scaling.deviation).float(), rtol=1e-6, atol=0)
 
 
 def test_equal_rewards_are_left_as_they_are():

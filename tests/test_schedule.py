@@ -146,17 +146,27 @@ def test_phases_that_do_not_add_up_are_refused(words, told):
         settings(*words.split())
 
 
-def test_a_phase_without_updates_collects_and_owes_nothing_afterwards(tmp_path):
+@pytest.mark.parametrize("inflight", [1, 4])
+def test_a_phase_without_updates_collects_and_owes_nothing_afterwards(inflight, tmp_path):
     """Without the pause there would be 40 updates: one for each episode after the first 8."""
     quiet = "log.terminal=false eval.every_steps=0 rollout.envs_per_worker=8 learner.batch=8 learner.burn_in=8"
     ratio = "learner.updates_per_episode=1 env.horizon=5 rollout.epsilon_finish=1"
     phases = "phases=[{name:statistic,steps:100,updates:false},{name:train,fresh_replay:true}]"
-    made = settings("steps=200", *quiet.split(), *ratio.split(), phases)
+    made = settings("steps=300", f"rollout.inflight={inflight}", *quiet.split(), *ratio.split(), phases)
     run = Run(made, build.learner(made, build.spec(made), torch.device("cpu")), tmp_path)
+    asked_at, receive = [], run.fleet.receive
+
+    def watched():
+        rollout = receive()
+        asked_at.extend(rollout.plan.asked_at for _ in rollout.records)
+        return rollout
+
+    run.fleet.receive = watched
     try:
         run.play()
     finally:
         run.close()
     clock, kept = run.learner.clock, len(run.learner.replay)
-    assert 100 <= clock.steps - kept * 5 + 40 and kept < clock.episodes
-    assert clock.updates == kept - 7
+    learned_from = asked_at[: clock.episodes]  # what comes after the last step is not used
+    assert kept == sum(step >= 100 for step in learned_from)
+    assert 0 < kept < clock.episodes and clock.updates == kept - 7

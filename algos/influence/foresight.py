@@ -61,4 +61,6 @@ class Foresight(Bonus):
 
     def fit_to(self, batch: Episodes, target: Target) -> Stats:
         """``model_updates`` steps of the model on the episodes of the value's update."""
-        return fit(self.model, self._descent, batch, target, self.config.model_updates)
+        told = fit(self.model, self._descent, batch, target, self.config.model_updates)
+        name = self.config.name
+        return {f"{name}/model_{key}": value for key, value in told.items()}

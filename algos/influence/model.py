@@ -102,7 +102,7 @@ def fit(model: ForwardModel, descent: Descent, batch: Episodes, target: Target, 
         if update == 0:
             still = masked_mean(truth.square().sum(-1), batch.mask)
             told = torch.where(still > 0, 1 - loss.detach() / still, 0.0)
-            stats = {"model/loss": loss.detach(), "model/r2": told}
-        stats["gradient_norm/model"] = descent(loss)
+            stats = {"loss": loss.detach(), "r2": told}
+        stats["gradient_norm"] = descent(loss)
     model.rounds += 1
     return stats
