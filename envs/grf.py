@@ -24,23 +24,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from envs import refusal
 from envs.football.drawing import Pitch
 from envs.football.observation import Frame, Layout
 from envs.football.scenarios import ACTIONS, SCENARIOS, Match, Scenario
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide
+from marl.fields import check_values, count, number, one_of
 from marl.types import Array, Column, EnvSpec
 
 if TYPE_CHECKING:
     from envs.football.engine import Engine
 
 T = TypeVar("T")
-MAPPINGS = ("fixed", "legacy")
 REWARDS = {"scoring": (-1.0, 100.0), "goals": (-1.0, 1.0)}
 
 
@@ -50,15 +50,15 @@ class Config:
 
     name: str = "grf"
     scenario: str = "academy_3_vs_1_with_keeper"
-    mapping: str = "fixed"  # fixed | legacy: which player an agent moves
-    reward: str | None = None  # scoring | goals; null: scoring in the academy, goals in 5_vs_5
-    time_limit: int | None = None  # steps; null: 150 in the academy, 3000 in 5_vs_5
+    mapping: str = one_of("fixed", "legacy")  # which player an agent moves
+    reward: str | None = one_of(None, "scoring", "goals")  # null: scoring in the academy, goals in 5_vs_5
+    time_limit: int | None = count(None)  # steps; null: 150 in the academy, 3000 in 5_vs_5
     limit_is_terminal: bool | None = None  # no value beyond the time limit; null: true in the academy, false in 5_vs_5
     end_on_possession: bool | None = None  # losing the ball ends the episode; null: as in gfootball's file
     own_half_ends: bool | None = None  # ball or agent at x < 0 ends the episode; null: true in the academy only
     render: bool = False  # pictures by the game's 3-D renderer (6 s to start, 0.2 s each); false: a flat drawing
-    render_width: int = 640  # pixels
-    render_height: int = 360  # pixels
+    render_width: int = number(640, least=64, most=4096)  # pixels, an even number
+    render_height: int = number(360, least=64, most=4096)  # pixels, an even number
 
 
 def check(config: Config) -> None:
@@ -67,23 +67,15 @@ def check(config: Config) -> None:
     Raises:
         ValueError: one line with the key, the value and what is allowed.
     """
-    _one_of("scenario", config.scenario, tuple(SCENARIOS))
-    _one_of("mapping", config.mapping, MAPPINGS)
-    if config.reward is not None:
-        _one_of("reward", config.reward, tuple(REWARDS))
+    check_values(config, "env.")
+    if config.scenario not in SCENARIOS:
+        raise refusal("env.scenario", config.scenario, SCENARIOS)
     duration = SCENARIOS[config.scenario].duration
-    if config.time_limit is not None and not 1 <= config.time_limit <= duration:
-        raise ValueError(f"env.time_limit={config.time_limit}: {config.scenario} takes 1 to {duration} steps, or null")
-    for key, pixels in (("render_width", config.render_width), ("render_height", config.render_height)):
-        if not 64 <= pixels <= 4096 or pixels % 2:
-            raise ValueError(f"env.{key}={pixels}: an even number from 64 to 4096")
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        close = get_close_matches(value, allowed, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"env.{key}={value}: one of {', '.join(allowed)}{hint}")
+    if config.time_limit is not None and config.time_limit > duration:
+        raise refusal("env.time_limit", config.time_limit, f"{config.scenario} takes 1 to {duration} steps, or null")
+    for key in ("render_width", "render_height"):
+        if vars(config)[key] % 2:
+            raise refusal(f"env.{key}", vars(config)[key], "allowed are even numbers from 64 to 4096")
 
 
 def probe(config: Config) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from envs import refusal, without_screen
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide, no_pictures
-from marl.fields import first_line
+from marl.fields import check_values, count, first_line
 from marl.types import Array, EnvSpec
 
 
@@ -25,7 +25,7 @@ class Config:
     name: str = "gymnasium"
     id: str = "CartPole-v1"  # a registered id; module:id imports the module first
     kwargs: dict[str, Any] = field(default_factory=dict)  # passed to gymnasium.make
-    horizon: int | None = None  # most steps of an episode; by default the world's own time limit
+    horizon: int | None = count(None)  # most steps of an episode; by default the world's own time limit
 
 
 class Survey(NamedTuple):
@@ -70,8 +70,7 @@ def survey(config: Config) -> Survey:
         EnvUnavailable: a package is missing.
         ValueError: a setting that cannot be, in one line.
     """
-    if config.horizon is not None and config.horizon < 1:
-        raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
+    check_values(config, "env.")
     world = build(config)
     from gymnasium import spaces
 

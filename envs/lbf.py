@@ -26,6 +26,7 @@ import numpy as np
 from envs import gym_team, refusal
 from envs.painting import board
 from marl.env import BatchedEnv, SideBySide
+from marl.fields import check_values, count
 from marl.types import Array
 
 FORM = re.compile(r"(?:Foraging-)?((?:2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(?:-coop)?)(?:-v([23]))?")
@@ -39,7 +40,7 @@ class Config:
     name: str = "lbf"
     id: str = "8x8-2p-2f-coop"  # [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2]; 2s: sight of 2 cells; coop: all must load
     kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of the package's ForagingEnv
-    horizon: int = 50  # steps
+    horizon: int = count(50)  # steps
 
 
 def entry(config: Config) -> Any:
@@ -78,12 +79,13 @@ def version_2(**kwargs: Any) -> Any:
 
 
 def team(config: Config) -> gym_team.Team:
-    """Raises:
-    EnvUnavailable: lbforaging is not installed.
-    ValueError: a setting that cannot be, in one line.
+    """The world that is asked for, looked over.
+
+    Raises:
+        EnvUnavailable: lbforaging is not installed.
+        ValueError: a setting that cannot be, in one line.
     """
-    if config.horizon < 1:
-        raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
+    check_values(config, "env.")
     if "max_episode_steps" in config.kwargs:
         raise refusal("env.kwargs.max_episode_steps", config.kwargs["max_episode_steps"], "env.horizon says it")
     build = gym_team.builder(entry(config), {**config.kwargs, "max_episode_steps": config.horizon})

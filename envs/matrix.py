@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs import refusal
-from marl.env import BatchedEnv, Moments, no_pictures
+from marl.env import BatchedEnv, Moments
+from marl.fields import check_values, count, number, one_of
 from marl.types import Array, Column, EnvSpec
 
 END = -1
@@ -31,11 +31,13 @@ END = -1
 @dataclass
 class Config:
     name: str = "matrix"
-    game: str = "climbing"  # climbing | penalty | monotonic | nonmonotonic | nonmonotonic_small | two_step | shifting
-    repeats: int = 1  # times the game is played in one episode; the EPyMARL benchmark plays 25
-    shift: str = "rise"  # shifting only: rise | fall
-    shift_at: int = 12_000  # shifting only: steps of training after which payoffs are the later ones
-    k: float = -100.0  # penalty only: what a failed coordination costs, at most 0; published are 0, -25, -50, -75, -100
+    game: str = one_of(
+        "climbing", "penalty", "monotonic", "nonmonotonic", "nonmonotonic_small", "two_step", "shifting"
+    )  # payoffs: see the module
+    repeats: int = count(1)  # times the game is played in one episode; the EPyMARL benchmark plays 25
+    shift: str = one_of("rise", "fall")  # shifting only: the third becomes the best, or the first the worst
+    shift_at: int = count(12_000, least=0)  # shifting only: steps of training after which payoffs are the later ones
+    k: float = number(-100.0, most=0)  # penalty only: what a failed coordination costs; published are 0 to -100 by 25
 
 
 class Game(NamedTuple):
@@ -78,16 +80,7 @@ def game(config: Config, steps: int = 0) -> Game:
     Raises:
         ValueError: a setting that cannot be, in one line.
     """
-    if config.game not in GAMES:
-        raise refusal("env.game", config.game, GAMES)
-    if config.repeats < 1:
-        raise refusal("env.repeats", config.repeats, "allowed are 1 and more")
-    if not -np.inf < config.k <= 0:
-        raise refusal("env.k", config.k, "allowed are numbers up to 0")
-    if config.shift not in SHIFTS:
-        raise refusal("env.shift", config.shift, SHIFTS)
-    if config.shift_at < 0:
-        raise refusal("env.shift_at", config.shift_at, "allowed are 0 and more")
+    check_values(config, "env.")
     if config.game == "shifting" and steps >= config.shift_at:
         return diagonal(*SHIFTS[config.shift])
     return GAMES[config.game](config.k)
@@ -146,23 +139,13 @@ class MatrixGames(BatchedEnv):
         self._game, self._optimum = game(self._config, steps), optimum(self._config, steps)
 
     def reset(self, seeds: Sequence[int]) -> Moments:
-        count = len(seeds)
-        if not 0 < count <= self.size:
-            raise ValueError(f"{count} seeds for {self.size} copies")
-        spec = self.spec
-        self._stage = np.zeros(count, np.int64)
-        self._played = np.zeros(count, np.int64)
-        self._return = np.zeros(count, np.float64)
-        self._moments = Moments(
-            obs=np.broadcast_to(self._one_hot[0], (count, spec.n_agents, spec.obs_dim)).copy(),
-            state=np.broadcast_to(self._one_hot[0], (count, spec.state_dim)).copy(),
-            avail=np.ones((count, spec.n_agents, spec.n_actions), np.bool_),
-            reward=np.zeros(count, np.float32),
-            terminal=np.zeros(count, np.bool_),
-            truncated=np.zeros(count, np.bool_),
-            columns={"won": np.zeros(count, np.bool_)},
-        )
-        return self._moments
+        copies = self.starting(seeds)
+        self._stage = np.zeros(copies, np.int64)
+        self._played = np.zeros(copies, np.int64)
+        self._return = np.zeros(copies, np.float64)
+        self._moments = now = Moments.blank(self.spec, copies)
+        now.obs[:], now.state[:], now.avail[:] = self._one_hot[0], self._one_hot[0], True
+        return now
 
     def step(self, actions: Array, live: Array) -> Moments:
         rows = np.flatnonzero(live)
@@ -179,9 +162,3 @@ class MatrixGames(BatchedEnv):
         now.terminal[rows] = over = self._played[rows] == self._repeats
         now.columns["won"][rows] = over & (self._return[rows] >= self._optimum)
         return now
-
-    def render(self, copy: int = 0) -> Array:
-        raise no_pictures(self.spec)
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -19,6 +19,7 @@ import numpy as np
 from envs import refusal
 from envs.draws import scrambled
 from marl.env import BatchedEnv, Moments
+from marl.fields import check_values, count
 from marl.types import Array, Column, EnvSpec
 
 MOVES = np.asarray([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
@@ -28,16 +29,13 @@ STAY = 0
 @dataclass
 class Config:
     name: str = "meet"
-    agents: int = 2  # N, at least 2: the guide and its followers
-    grid: int = 3  # cells along each side, at least 2
-    horizon: int = 10  # steps, at least 2 * grid - 1, so that the team can meet from every start
+    agents: int = count(2, least=2)  # N: the guide and its followers
+    grid: int = count(3, least=2)  # cells along each side
+    horizon: int = count(10)  # steps, at least 2 * grid - 1, so that the team can meet from every start
 
 
 def refuse_bad(config: Config) -> None:
-    if config.agents < 2:
-        raise refusal("env.agents", config.agents, "allowed are 2 and more")
-    if config.grid < 2:
-        raise refusal("env.grid", config.grid, "allowed are 2 and more")
+    check_values(config, "env.")
     shortest = 2 * config.grid - 1
     if config.horizon < shortest:
         raise refusal("env.horizon", config.horizon, f"a grid of {config.grid} allows {shortest} and more")
@@ -121,15 +119,13 @@ class Meet(BatchedEnv):
         return inside.reshape(grid, grid, len(MOVES))
 
     def reset(self, seeds: Sequence[int]) -> Moments:
-        count, spec = len(seeds), self.spec
-        if not 0 < count <= self.size:
-            raise ValueError(f"{count} seeds for {self.size} copies")
+        copies, spec = self.starting(seeds), self.spec
         team, self._place = starts(self._config, seeds)
         self._position = np.repeat(team[:, None], spec.n_agents, 1)
-        self._gathered = np.zeros(count, np.int64)
-        self._time = np.zeros(count, np.int64)
-        self._moments = Moments.blank(spec, count)
-        self._show(np.arange(count))
+        self._gathered = np.zeros(copies, np.int64)
+        self._time = np.zeros(copies, np.int64)
+        self._moments = Moments.blank(spec, copies)
+        self._show(np.arange(copies))
         return self._moments
 
     def step(self, actions: Array, live: Array) -> Moments:
@@ -186,6 +182,3 @@ class Meet(BatchedEnv):
         for agent, position in enumerate(self._position[copy]):
             cell(position, 6)[agent::n] = (40, 80, 220) if agent == 0 else (240, 140, 30)
         return picture
-
-    def close(self) -> None:
-        """Nothing is held open."""

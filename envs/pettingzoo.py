@@ -27,10 +27,8 @@ import numpy as np
 from envs import refusal
 from envs.zoo import EXAMPLE, build
 from marl.env import BatchedEnv, Env, Moment, SideBySide, no_pictures
+from marl.fields import check_values, count, one_of
 from marl.types import Array, Column, EnvSpec
-
-REWARDS = ("sum", "mean")
-STATES = ("auto", "native", "observations")
 
 
 @dataclass
@@ -38,9 +36,9 @@ class Config:
     name: str = "pettingzoo"
     id: str = EXAMPLE  # importable module with a `parallel_env`
     kwargs: dict[str, Any] = field(default_factory=dict)  # passed to `parallel_env`
-    reward: str = "sum"  # sum | mean over the team
-    state: str = "auto"  # auto | native | observations
-    horizon: int | None = None  # most steps of an episode; by default what the environment calls max_cycles
+    reward: str = one_of("sum", "mean")  # over the team
+    state: str = one_of("auto", "native", "observations")  # the world's own, or all observations; auto: own if any
+    horizon: int | None = count(None)  # most steps of an episode; by default what the environment calls max_cycles
 
 
 class Seat(NamedTuple):
@@ -91,8 +89,6 @@ def horizon(config: Config, world: Any) -> int:
     most = own if config.horizon is None else config.horizon
     if most is None:
         raise refusal("env.horizon", None, f"{config.id} does not say its longest episode, so give one")
-    if most < 1:
-        raise refusal("env.horizon", most, "allowed are 1 and more")
     if own is not None and most > own:
         longer = f"env.kwargs.max_cycles={most}"
         raise refusal("env.horizon", most, f"{config.id} ends after {own} steps; say {longer} too")
@@ -106,10 +102,7 @@ def survey(config: Config) -> Survey:
         EnvUnavailable: a package is missing.
         ValueError: a setting that cannot be, in one line.
     """
-    if config.reward not in REWARDS:
-        raise refusal("env.reward", config.reward, REWARDS)
-    if config.state not in STATES:
-        raise refusal("env.state", config.state, STATES)
+    check_values(config, "env.")
     world = build(config.id, config.kwargs)
     agents = list(world.possible_agents)
     seats = {a: seat(config, a, world.observation_space(a), world.action_space(a)) for a in agents}

@@ -21,6 +21,7 @@ import numpy as np
 
 from envs import refusal
 from marl.env import BatchedEnv, Moments
+from marl.fields import check_values, count
 from marl.types import Array, Column, EnvSpec
 
 MOVES = np.asarray([[0, 0], [0, 1], [0, -1], [-1, 0], [1, 0]])
@@ -33,16 +34,15 @@ PUSHES = ("pushes", "joint_pushes", "other_box_pushes")
 @dataclass
 class Config:
     name: str = "push_box"
-    width: int = 15  # W, cells along each side, odd, at least 7
-    horizon: int = 100  # T, steps
+    width: int = count(15, least=7)  # W, cells along each side, odd
+    horizon: int = count(100)  # T, steps
     two_needed: bool = False  # a box moves only if both agents push it the same way
 
 
 def refuse_bad(config: Config) -> None:
-    if config.width < 7 or config.width % 2 == 0:
+    check_values(config, "env.")
+    if config.width % 2 == 0:
         raise refusal("env.width", config.width, "allowed are odd numbers from 7 on")
-    if config.horizon < 1:
-        raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
 
 
 def starts(width: int) -> tuple[Array, Array]:
@@ -71,7 +71,7 @@ class PushBox(BatchedEnv):
         refuse_bad(config)
         self._config, self._far = config, config.width - 1
         self.size = size
-        count = Column((), "float32", "episode")
+        counted = Column((), "float32", "episode")
         self.spec = EnvSpec(
             name=config.name,
             n_agents=2,
@@ -83,20 +83,18 @@ class PushBox(BatchedEnv):
             teammate_blocks=(((2, 3),), ((2, 3),)),
             noop=STAY,
             reward_range=(0.0, 1.0),
-            columns={"won": Column((), "bool", "episode")} | dict.fromkeys(PUSHES, count),
+            columns={"won": Column((), "bool", "episode")} | dict.fromkeys(PUSHES, counted),
         )
 
     def reset(self, seeds: Sequence[int]) -> Moments:
-        count, spec = len(seeds), self.spec
-        if not 0 < count <= self.size:
-            raise ValueError(f"{count} seeds for {self.size} copies")
+        copies, spec = self.starting(seeds), self.spec
         agents, boxes = starts(self._config.width)
-        self._agents, self._boxes = np.repeat(agents[None], count, 0), np.repeat(boxes[None], count, 0)
-        self._time, self._first_box = np.zeros(count, np.int64), np.full(count, -1)
-        self._moments = Moments.blank(spec, count)
+        self._agents, self._boxes = np.repeat(agents[None], copies, 0), np.repeat(boxes[None], copies, 0)
+        self._time, self._first_box = np.zeros(copies, np.int64), np.full(copies, -1)
+        self._moments = Moments.blank(spec, copies)
         self._moments.avail[:] = True
         self._moments.obs[:, PAIR, 8 + PAIR] = 1.0
-        self._show(np.arange(count))
+        self._show(np.arange(copies))
         return self._moments
 
     def step(self, actions: Array, live: Array) -> Moments:
@@ -186,6 +184,3 @@ class PushBox(BatchedEnv):
         for agent, colour in zip(self._agents[copy], ((40, 80, 220), (240, 140, 30)), strict=True):
             paint(agent, 5, colour)
         return picture
-
-    def close(self) -> None:
-        """Nothing is held open."""

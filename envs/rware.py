@@ -19,6 +19,7 @@ import numpy as np
 from envs import gym_team, refusal
 from envs.painting import board
 from marl.env import BatchedEnv, SideBySide
+from marl.fields import check_values, count
 from marl.types import Array
 
 FORM = re.compile(r"(?:rware-)?(.+?)(?:-v2)?")
@@ -33,16 +34,17 @@ class Config:
     name: str = "rware"
     id: str = "tiny-2ag"  # tiny | small | medium | large, -1ag to -19ag, and -easy, -hard or nothing
     kwargs: dict[str, Any] = field(default_factory=dict)  # other arguments of the package's Warehouse
-    horizon: int = 500  # steps
+    horizon: int = count(500)  # steps
 
 
 def team(config: Config) -> gym_team.Team:
-    """Raises:
-    EnvUnavailable: rware is not installed.
-    ValueError: a setting that cannot be, in one line.
+    """The world that is asked for, looked over.
+
+    Raises:
+        EnvUnavailable: rware is not installed.
+        ValueError: a setting that cannot be, in one line.
     """
-    if config.horizon < 1:
-        raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
+    check_values(config, "env.")
     if "max_steps" in config.kwargs:
         raise refusal("env.kwargs.max_steps", config.kwargs["max_steps"], "env.horizon says it")
     for key in ENUMERATED.intersection(config.kwargs):

@@ -33,6 +33,7 @@ from envs import refusal
 from envs.draws import scrambled
 from envs.painting import board
 from marl.env import BatchedEnv, Moments
+from marl.fields import check_values, count, number
 from marl.types import Array, Column, EnvSpec
 
 UP, DOWN, LEFT, RIGHT, STAY, CATCH = range(6)
@@ -43,27 +44,21 @@ BESIDE = 4
 @dataclass
 class Config:
     name: str = "stag_hunt"
-    hunters: int = 8  # N, at least 2
-    stags: int = 8
-    grid: int = 10  # cells along each side
-    sight: int = 2  # cells that a hunter sees in each direction, at least 1
-    penalty: float = -2.0  # paid for a lone catch, at most 0; published are 0 to -2
-    reward: float = 10.0  # paid for a stag, above 0
-    horizon: int = 200  # steps
+    hunters: int = count(8, least=2)  # N
+    stags: int = count(8)
+    grid: int = count(10, least=2)  # cells along each side
+    sight: int = count(2)  # cells that a hunter sees in each direction
+    penalty: float = number(-2.0, most=0)  # paid for a lone catch; published are 0 to -2
+    reward: float = number(10.0, above=0)  # paid for a stag
+    horizon: int = count(200)  # steps
 
 
 def refuse_bad(config: Config) -> None:
-    for key, least in (("hunters", 2), ("stags", 1), ("grid", 2), ("sight", 1), ("horizon", 1)):
-        if vars(config)[key] < least:
-            raise refusal(f"env.{key}", vars(config)[key], f"allowed are {least} and more")
+    check_values(config, "env.")
     actors = config.hunters + config.stags
     if actors > config.grid**2:
         least = f"{ceil(sqrt(actors))} and more with env.hunters={config.hunters} and env.stags={config.stags}"
         raise refusal("env.grid", config.grid, f"allowed are {least}, so that all have a cell")
-    if not -np.inf < config.penalty <= 0:
-        raise refusal("env.penalty", config.penalty, "allowed are numbers up to 0")
-    if not 0 < config.reward < np.inf:
-        raise refusal("env.reward", config.reward, "allowed are numbers above 0")
 
 
 def most_catches(config: Config) -> int:
@@ -120,19 +115,17 @@ class StagHunt(BatchedEnv):
         self._walls[self._inside] = False
 
     def reset(self, seeds: Sequence[int]) -> Moments:
-        count, spec, config = len(seeds), self.spec, self._config
-        if not 0 < count <= self.size:
-            raise ValueError(f"{count} seeds for {self.size} copies")
+        copies, spec, config = self.starting(seeds), self.spec, self._config
         self._root = scrambled(seeds, 1)[:, 0]
         cells = self._inside[scrambled(seeds, len(self._inside)).argsort(1, kind="stable")]
         self._hunter = cells[:, : config.hunters].copy()
         self._stag = cells[:, config.hunters : config.hunters + config.stags].copy()
         self._hunting = np.ones(self._hunter.shape, np.bool_)
         self._roaming = np.ones(self._stag.shape, np.bool_)
-        self._time = np.zeros(count, np.int64)
-        self._moments = Moments.blank(spec, count)
+        self._time = np.zeros(copies, np.int64)
+        self._moments = Moments.blank(spec, copies)
         self._moments.columns["alive"][:] = True
-        self._show(np.arange(count))
+        self._show(np.arange(copies))
         return self._moments
 
     def step(self, actions: Array, live: Array) -> Moments:
@@ -192,9 +185,6 @@ class StagHunt(BatchedEnv):
         colours = np.full((self._config.grid**2, 3), 255, np.uint8)
         colours[planes[0]], colours[planes[1]] = (40, 80, 220), (150, 90, 40)
         return board(colours.reshape(self._config.grid, self._config.grid, 3))
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 class _Round:

@@ -126,13 +126,26 @@ class BatchedEnv(ABC):
     def advance(self, steps: int) -> None:  # noqa: B027 - most worlds stay as they are
         """Training has consumed ``steps`` environment steps: see `Env.advance`."""
 
-    @abstractmethod
-    def render(self, copy: int = 0) -> Array:
-        """A picture of one copy, (height, width, 3) uint8."""
+    def starting(self, seeds: Sequence[int]) -> int:
+        """How many episodes start.
 
-    @abstractmethod
-    def close(self) -> None:
-        """Free everything."""
+        Raises:
+            ValueError: none, or more than ``size``.
+        """
+        if not 0 < len(seeds) <= self.size:
+            raise ValueError(f"{len(seeds)} seeds for {self.size} copies")
+        return len(seeds)
+
+    def render(self, copy: int = 0) -> Array:
+        """A picture of one copy, (height, width, 3) uint8.
+
+        Raises:
+            EnvUnavailable: this world has no pictures.
+        """
+        raise no_pictures(self.spec)
+
+    def close(self) -> None:  # noqa: B027 - a world without engines or windows has nothing to free
+        """Free everything. Closing twice is allowed."""
 
 
 class SideBySide(BatchedEnv):
@@ -146,9 +159,7 @@ class SideBySide(BatchedEnv):
         self._playing = self._all
 
     def reset(self, seeds: Sequence[int]) -> Moments:
-        if not 0 < len(seeds) <= self.size:
-            raise ValueError(f"{len(seeds)} seeds for {self.size} copies")
-        rows, every = slice(0, len(seeds)), self._all
+        rows, every = slice(0, self.starting(seeds)), self._all
         self._playing = Moments(
             obs=every.obs[rows],
             state=every.state[rows],

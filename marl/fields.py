@@ -80,13 +80,13 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Field[Any]
             yield key, value, entry
 
 
-def check_values(config: Any) -> None:
-    """Refuse values that the fields of a dataclass, and of those below it, do not allow.
+def check_values(config: Any, prefix: str = "") -> None:
+    """Refuse values that the fields of a dataclass, and of those below it, do not allow; ``prefix`` begins its keys.
 
     Raises:
         Mistake: such a value.
     """
-    for key, value, entry in leaves(config):
+    for key, value, entry in leaves(config, prefix):
         if value is not None:
             _check_value(key, value, entry)
 
@@ -105,5 +105,7 @@ def _check_value(key: str, value: Any, entry: Field[Any]) -> None:
 
 
 def _range(least: float, above: float, most: float) -> str:
+    if least == above == -math.inf:
+        return f"numbers up to {most:g}"
     begin = f"numbers above {above:g}" if above > -math.inf else f"{least:g}"
     return f"{begin} to {most:g}" if most < math.inf else begin if above > -math.inf else f"{begin} and more"

@@ -208,13 +208,13 @@ def test_fixed_agents_must_keep_their_players() -> None:
     [
         (
             grf.Config(scenario="academy_3_vs_1"),
-            "env.scenario=academy_3_vs_1: one of .*mean academy_3_vs_1_with_keeper",
+            "env.scenario=academy_3_vs_1: allowed are .*mean academy_3_vs_1_with_keeper",
         ),
-        (grf.Config(mapping="fix"), "env.mapping=fix: one of fixed, legacy; did you mean fixed?"),
-        (grf.Config(reward="dense"), "env.reward=dense: one of scoring, goals"),
-        (grf.Config(time_limit=0), "env.time_limit=0: academy_3_vs_1_with_keeper takes 1 to 400"),
+        (grf.Config(mapping="fix"), "env.mapping=fix: allowed are fixed, legacy; did you mean fixed?"),
+        (grf.Config(reward="dense"), "env.reward=dense: allowed are scoring, goals"),
+        (grf.Config(time_limit=0), "env.time_limit=0: allowed are 1 and more"),
         (grf.Config(time_limit=401), "env.time_limit=401"),
-        (grf.Config(render_width=641), "env.render_width=641: an even number"),
+        (grf.Config(render_width=641), "env.render_width=641: allowed are even numbers"),
     ],
 )
 def test_wrong_values_are_named_in_one_line(config: grf.Config, message: str) -> None:

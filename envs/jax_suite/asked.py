@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from envs import refusal
+from marl.fields import count, number, one_of
 from marl.types import EnvSpec
 
 
@@ -16,11 +17,11 @@ class Config:
     id: str = "MPE_simple_spread_v3"  # MPE_simple_speaker_listener_v4 | MPE_simple_reference_v3 | SMAX | overcooked
     scenario: str | None = None  # SMAX: 3m, 2s3z, smacv2_5_units, ..; overcooked: the layout; null: the first of them
     kwargs: dict[str, Any] = field(default_factory=dict)  # options of the suite's environment, docs/worlds.md
-    horizon: int | None = None  # steps of an episode; null: as many as the suite plays, 26, 101 or 400
-    reward: str = "team"  # team: the suite's own team reward, docs/worlds.md | mean over the agents
-    state: str = "auto"  # auto: the suite's own, SMAX's world state | observations of all agents in a row
-    shaping: float = 0.0  # overcooked: weight of the suite's shaped reward; 0: soups alone
-    device: str = "cpu"  # cpu | gpu: where JAX steps the copies
+    horizon: int | None = count(None)  # steps of an episode; null: as many as the suite plays, 26, 101 or 400
+    reward: str = one_of("team", "mean")  # the suite's own team reward, docs/worlds.md, or the mean over the agents
+    state: str = one_of("auto", "observations")  # the suite's own, SMAX's world state; or all observations in a row
+    shaping: float = number(0.0, least=0)  # overcooked: weight of the suite's shaped reward; 0: soups alone
+    device: str = one_of("cpu", "gpu")  # where JAX steps the copies
 
 
 class Task(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from envs.jax_suite import machine
 from envs.jax_suite.asked import Task
 from marl.env import BatchedEnv, Moments
-from marl.types import Array, EnvSpec
+from marl.types import Array
 
 TILE = 32
 """Copies in one call on a CPU, whatever E is: another number is another program, which may round otherwise."""
@@ -27,9 +27,7 @@ class Copies(BatchedEnv):
         self._program: Any = None
 
     def reset(self, seeds: Sequence[int]) -> Moments:
-        count = len(seeds)
-        if not 0 < count <= self.size:
-            raise ValueError(f"{count} seeds for {self.size} copies")
+        count = self.starting(seeds)
         if self._program is None:
             device = machine.start(self._task.config.device)
             from envs.jax_suite.program import compiled
@@ -38,7 +36,7 @@ class Copies(BatchedEnv):
         filled = np.zeros((-(-count // self._tile), self._tile), np.uint64)
         filled.reshape(-1)[:count] = seeds
         self._tiles = [_Tile(self._program, part, self.spec.n_agents) for part in filled]
-        self._all = _room(self.spec, count)
+        self._all = Moments.blank(self.spec, count)
         for rows, tile in self._parts():
             _write(self._all, rows, tile.moments)
         return self._all
@@ -80,20 +78,6 @@ class _Tile:
         self._actions[: len(live)] = actions
         self._live[: len(live)] = live
         self.copies, self.moments = self._program.advance(self.copies, self.moments, self._actions, self._live)
-
-
-def _room(spec: EnvSpec, count: int) -> Moments:
-    shapes = {**spec.fields(), **spec.columns}
-    told = {name: np.zeros((count, *column.shape), column.dtype) for name, column in shapes.items()}
-    return Moments(
-        told["obs"],
-        told["state"],
-        told["avail"],
-        told["reward"],
-        told["terminal"],
-        truncated=np.zeros(count, np.bool_),
-        columns={name: told[name] for name in spec.columns},
-    )
 
 
 def _write(every: Moments, rows: slice, told: Moments) -> None:

@@ -12,6 +12,7 @@ from envs.jax_suite.asked import Config, Task
 from envs.jax_suite.battle import BATTLE, battle
 from envs.jax_suite.kitchen import KITCHEN, kitchen
 from envs.jax_suite.particles import reference, speaker_listener, spread
+from marl.fields import check_values
 
 FAMILIES: Mapping[str, Callable[[Config], Task]] = {
     "MPE_simple_spread_v3": spread,
@@ -20,7 +21,6 @@ FAMILIES: Mapping[str, Callable[[Config], Task]] = {
     BATTLE: battle,
     KITCHEN: kitchen,
 }
-REWARDS, STATES, DEVICES = ("team", "mean"), ("auto", "observations"), ("cpu", "gpu")
 
 
 def task(config: Config) -> Task:
@@ -31,15 +31,7 @@ def task(config: Config) -> Task:
     """
     if config.id not in FAMILIES:
         raise refusal("env.id", config.id, FAMILIES)
-    for key, value, allowed in (
-        ("reward", config.reward, REWARDS),
-        ("state", config.state, STATES),
-        ("device", config.device, DEVICES),
-    ):
-        if value not in allowed:
-            raise refusal(f"env.{key}", value, allowed)
-    if config.horizon is not None and config.horizon < 1:
-        raise refusal("env.horizon", config.horizon, "allowed are 1 and more")
-    if config.shaping < 0 or (config.shaping > 0 and config.id != KITCHEN):
+    check_values(config, "env.")
+    if config.shaping > 0 and config.id != KITCHEN:
         raise refusal("env.shaping", config.shaping, f"allowed are 0 and, with env.id={KITCHEN}, more")
     return FAMILIES[config.id](config)
