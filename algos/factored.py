@@ -90,7 +90,7 @@ class FactoredConfig:
         )
 
     @in_float32
-    def targets(self, batch: Episodes, following: Tensor, taken: Tensor | None, greedy: Tensor) -> Tensor:
+    def td_target(self, batch: Episodes, following: Tensor, taken: Tensor | None, greedy: Tensor) -> Tensor:
         """Returns (B, T, M) of ``batch`` as ``returns`` says.
 
         ``following`` (B, T, M): values of the greedy choice at the view after each step; ``taken`` (B, T, M): those of
@@ -196,7 +196,7 @@ class FactoredQ(JointQ):
         """A paper's own addition () to the loss."""
         return None, {}
 
-    def target(self, live: Tensor, batch: Episodes, noise: Noise) -> Tensor:
+    def td_target(self, live: Tensor, batch: Episodes, noise: Noise) -> Tensor:
         """Returns (B, T, M) from delayed copies; ``live`` (B, T+1, N, A) chooses the actions."""
         slow = self.unroll(self.slow_agent, batch, noise, "target").values if self.lagging else live
         mixer = self.slow_mixer if self.lagging else self.mixer
@@ -213,7 +213,7 @@ class FactoredQ(JointQ):
         if self.config.returns in CORRECTED:
             taken = joint(batch.actions, slice(None, -1))
         greedy = (batch.actions == best[:, :-1]).all(-1)
-        return self.config.targets(batch, following, taken, greedy)
+        return self.config.td_target(batch, following, taken, greedy)
 
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
         with record_function("unroll"):
@@ -222,7 +222,7 @@ class FactoredQ(JointQ):
             best = best_value(taken, batch.avail[:, :-1])
             joint = self.mixer(chosen_value(taken, batch.actions), best, batch.state[:, :-1], batch.actions)
         with record_function("targets"), torch.no_grad():
-            target = self.target(live.values.detach(), batch, noise)
+            target = self.td_target(live.values.detach(), batch, noise)
         squared = (joint - target).square()
         td = self.config.td_weight * masked_mean(squared, batch.mask)
         penalty, stats = self.penalty(live, batch)

@@ -124,7 +124,7 @@ class TransformedQ(FactoredQ):
         taken = None
         if self.config.returns in CORRECTED:
             taken = self.slow_mixer(slow.histories[:, :-1], batch.state[:, :-1], batch.actions)
-        return self.config.targets(batch, following, taken, (batch.actions == best[:, :-1]).all(-1))
+        return self.config.td_target(batch, following, taken, (batch.actions == best[:, :-1]).all(-1))
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:

@@ -16,7 +16,7 @@ from algos.successive.settings import Config, check, refuse_world, sub_mixer
 from algos.successive.sub_values import SubAgents, suppressed, weights
 from algos.successive.terms import Aims, Live, Losses, masked_means, report
 from marl.descent import Descent
-from marl.dice import EXPLORATION, Dice, Noise
+from marl.dice import EXPLORATION, TRAIN, Dice, Noise
 from marl.mixers import StateInput
 from marl.ops import best_available, chosen_value, episode_means, epsilon_greedy, masked_mean
 from marl.parts import Delay, JointQ, Loss, Parts, Stats, delayed
@@ -96,7 +96,7 @@ class S2Q(JointQ):
 
     def act(self, view: View, memory: Playing, epsilon: float, dice: Dice) -> tuple[Tensor, Playing]:
         values, histories, memory = self._step(view, memory)
-        if dice.purpose == "train":
+        if dice.purpose == TRAIN:
             values, memory = self._choose(view, values, histories, memory, dice)
         else:
             values = values[0]
@@ -186,7 +186,7 @@ class S2Q(JointQ):
             believed = self.slow_central(utilities[:, views], live.state[:, views], batch.actions)
         chosen = (batch.actions == live.greedy[:, :, views]).all(-1)
         following = candidates[0, :, 1:].unsqueeze(-1)
-        target = config.targets(batch, following, believed.unsqueeze(-1), chosen[0]).squeeze(-1)
+        target = config.td_target(batch, following, believed.unsqueeze(-1), chosen[0]).squeeze(-1)
         loss = live.central if config.suppress_by == "live" else believed
         amount = config.alpha * (loss if config.floor is None else loss.clamp(min=config.floor))
         aims = suppressed(target, amount, chosen)

@@ -112,7 +112,7 @@ class WeightedQ(FactoredQ):
         following = values if optimistic else values[:, later]
         taken = value(batch.actions, acted) if self.config.returns in CORRECTED else None
         greedy = (batch.actions == best[:, acted]).all(-1)
-        target = self.config.targets(batch, following, taken, greedy)
+        target = self.config.td_target(batch, following, taken, greedy)
         if optimistic:
             return target, optimistic_weights(joint, target, self.config.alpha)
         return target, central_weights(greedy, target, values[:, acted], self.config.alpha)

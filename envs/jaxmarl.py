@@ -29,9 +29,11 @@ __all__ = ["Config", "make", "probe"]
 
 
 def probe(config: Config) -> None:
-    """Raises:
-    EnvUnavailable: the suite, or what JAX needs for a GPU, is not installed.
-    ValueError: a setting that cannot be, in one line.
+    """Whether the task is known and can be played here; JAX is not started.
+
+    Raises:
+        EnvUnavailable: the suite, or what JAX needs for a GPU, is not installed.
+        ValueError: a setting that cannot be, in one line.
     """
     task(config)
     if find_spec("jaxmarl") is None:

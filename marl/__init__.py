@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def _refuse_others(*names: str) -> None:
-    """What stands where a command is started comes first on Python's path, and may be called as what stands here."""
+    """Python looks into the current folder first: a folder there of the same name would be imported instead of ours."""
     here = Path(__file__).resolve().parents[1]
     for name in names:
         found = find_spec(name)

@@ -10,6 +10,8 @@ import torch
 
 from marl.types import Array
 
+TRAIN, EVALUATE = "train", "evaluate"
+"""What episodes are played for: see `Dice.purpose`."""
 EXPLORATION = "exploration"
 """The stream that decides who explores and how: (N, 2) numbers a step."""
 CHUNK = 32

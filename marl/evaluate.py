@@ -35,6 +35,7 @@ from marl.command.request import setting
 from marl.command.runs import make_folder, write
 from marl.command.typed import put, tree
 from marl.config import Settings
+from marl.dice import EVALUATE
 from marl.env import EnvUnavailable
 from marl.fields import Mistake, check_values, count, number, suggestion
 from marl.fleet import make_fleet
@@ -43,7 +44,7 @@ from marl.reporting.statistics import Estimate, mean_interval, success_interval
 from marl.reporting.tally import summary
 from marl.run import FILM_SPEED
 from marl.types import Array, Record
-from marl.worker import EVALUATE, Plan, Rollout
+from marl.worker import Plan, Rollout
 
 FOLDER = "evaluations"
 STREAM = f"{EVALUATE}/saved"

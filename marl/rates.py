@@ -20,13 +20,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from marl import build
 from marl.config import Settings
-from marl.dice import EXPLORATION, Dice
+from marl.dice import EXPLORATION, TRAIN, Dice
 from marl.env import BatchedEnv
 from marl.learner import Learner
 from marl.ops import random_available
 from marl.run import Run
 from marl.types import Record
-from marl.worker import TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 
 SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit")
 """Named in the code by `torch.profiler.record_function`."""

@@ -16,11 +16,12 @@ from marl import build, checkpoint
 from marl.checkpoint import NoCheckpoint
 from marl.command.runs import flat
 from marl.config import Settings
+from marl.dice import TRAIN
 from marl.learner import Learner
 from marl.reporting.log import Log
 from marl.reporting.tally import Tally
 from marl.schedule import Schedule, Stage
-from marl.worker import TRAIN, Plan, Rollout
+from marl.worker import Plan, Rollout
 
 FILM_SPEED = 10
 """Frames per second of evaluation videos."""

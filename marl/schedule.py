@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from marl.config import Phase
+from marl.dice import EVALUATE, TRAIN
 from marl.types import Clock
-from marl.worker import EVALUATE, TRAIN, Plan
+from marl.worker import Plan
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class Episodes:
 
 @dataclass
 class Clock:
-    """What the learner has consumed. Everything that happens *when* happens by these numbers."""
+    """What the learner has taken in. Everything that is scheduled is scheduled by these numbers."""
 
     steps: int = 0
     """Environment steps of training episodes."""

@@ -18,9 +18,6 @@ from marl.heap import keep_freed_memory
 from marl.parts import Parts, State
 from marl.types import Array, Column, EnvSpec, Record, View
 
-TRAIN = "train"
-EVALUATE = "evaluate"
-
 
 @dataclass(frozen=True)
 class Plan:

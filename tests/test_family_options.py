@@ -16,13 +16,13 @@ import envs
 from algos.factored import FactoredConfig
 from marl.command import cli
 from marl.config import Learning, Settings
-from marl.dice import Noise
+from marl.dice import TRAIN, Noise
 from marl.env import Moment, SideBySide
 from marl.fields import Mistake
 from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import Record
-from marl.worker import TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.toys import Clockwork
 
 SPEC = Clockwork.spec

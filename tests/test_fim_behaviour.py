@@ -11,12 +11,12 @@ import torch
 
 from algos import assemble, fim, qmix
 from marl.config import Learning
-from marl.dice import Noise, generator
+from marl.dice import EVALUATE, TRAIN, Noise, generator
 from marl.env import BatchedEnv, Moments
 from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import Array, Column, EnvSpec
-from marl.worker import EVALUATE, TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 
 pytestmark = pytest.mark.slow
 

@@ -26,13 +26,13 @@ from algos.formation.prediction import Balance, Encoder, FormationDecoder, Gauss
 from algos.formation.vectors import draw_projection, formations
 from envs import meet
 from marl.config import Learning, Settings, check
-from marl.dice import Dice, Noise
+from marl.dice import TRAIN, Dice, Noise
 from marl.env import SideBySide
 from marl.learner import Learner
 from marl.ops import lambda_returns
 from marl.replay import Replay
 from marl.types import EnvSpec, Episodes, View
-from marl.worker import TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.toys import Clockwork
 
 SPEC = EnvSpec(
@@ -576,7 +576,7 @@ def targets_of(parts, batch, noise, bonuses):
         reward = reward + bonus.reward(batch, parts.q, noise)[0]
     with torch.no_grad():
         live = parts.q.unroll(parts.q.agent, batch, noise, "live").values
-        return parts.q.target(live, batch.with_reward(reward), noise)
+        return parts.q.td_target(live, batch.with_reward(reward), noise)
 
 
 def test_without_weights_the_targets_are_those_of_the_base_learner():

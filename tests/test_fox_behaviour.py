@@ -17,12 +17,12 @@ from algos.factored import Optimizer
 from algos.formation.novelty import FormationNovelty
 from envs import grf
 from marl.config import Learning
-from marl.dice import Noise
+from marl.dice import EVALUATE, TRAIN, Noise
 from marl.env import BatchedEnv, EnvUnavailable, Moments
 from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import Array, EnvSpec, Episodes
-from marl.worker import EVALUATE, TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.test_learning import learn
 
 pytestmark = pytest.mark.slow

@@ -15,14 +15,14 @@ from marl import build
 from marl.command import cli
 from marl.config import Learning
 from marl.descent import Descent, NonFinite
-from marl.dice import Noise
+from marl.dice import TRAIN, Noise
 from marl.env import SideBySide
 from marl.fields import Mistake
 from marl.learner import Learner
 from marl.parts import Bonus, Cadence, Intervention
 from marl.replay import Replay
 from marl.types import Column, Episodes
-from marl.worker import TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.toys import Clockwork
 
 SPEC = Clockwork.spec

@@ -28,10 +28,10 @@ def test_targets_are_exact(returns):
     following, taken = 60 * torch.randn(2, *batch.reward.shape, 1)
     greedy = torch.rand(batch.reward.shape) < 0.5
     config = FactoredConfig(returns=returns)
-    full = config.targets(batch, following, taken, greedy)
+    full = config.td_target(batch, following, taken, greedy)
     with low():
-        assert torch.equal(config.targets(batch, following, taken, greedy), full)
-        assert config.targets(batch, following.to(LOW), taken.to(LOW), greedy).dtype == torch.float32
+        assert torch.equal(config.td_target(batch, following, taken, greedy), full)
+        assert config.td_target(batch, following.to(LOW), taken.to(LOW), greedy).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

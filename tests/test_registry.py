@@ -9,10 +9,11 @@ import algos
 import envs
 from marl.command import cli
 from marl.config import Learning
+from marl.dice import TRAIN
 from marl.env import SideBySide
 from marl.learner import Learner
 from marl.replay import Replay
-from marl.worker import TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.toys import Clockwork
 
 SPEC = Clockwork.spec

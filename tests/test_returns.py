@@ -117,7 +117,7 @@ def test_the_setting_chooses_the_returns(returns):
         "watkins": corrected_returns(*steps.given(), GAMMA, 0.4, steps.taken, steps.kept),
         "harutyunyan": corrected_returns(*steps.given(), GAMMA, 0.4, steps.taken, every),
     }
-    torch.testing.assert_close(config.targets(batch, steps.following, steps.taken, steps.kept), expected[returns])
+    torch.testing.assert_close(config.td_target(batch, steps.following, steps.taken, steps.kept), expected[returns])
     assert len({tuple(value.flatten().tolist()) for value in expected.values()}) == 4
 
 

@@ -11,11 +11,11 @@ import algos
 import envs
 from marl import build
 from marl.command import cli
+from marl.dice import EVALUATE, TRAIN
 from marl.fields import Mistake
 from marl.run import Run
 from marl.schedule import Epsilon, Schedule, Stage
 from marl.types import Clock
-from marl.worker import EVALUATE, TRAIN
 
 
 def schedule(**kw):

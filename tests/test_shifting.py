@@ -15,12 +15,13 @@ import envs
 from envs import matrix
 from marl import build
 from marl.command import cli
+from marl.dice import EVALUATE, TRAIN
 from marl.env import Env, SideBySide
 from marl.evaluate import Request, play
 from marl.fields import Mistake
 from marl.reporting.log import repeats
 from marl.run import Run
-from marl.worker import EVALUATE, TRAIN, Plan
+from marl.worker import Plan
 from tests.toys import Clockwork
 
 ALL = np.array([[i, j] for i in range(3) for j in range(3)])

@@ -12,10 +12,11 @@ import algos
 from algos import qmix, random_attack
 from algos.attacks import random_actions
 from marl import dice
+from marl.dice import EVALUATE, TRAIN
 from marl.env import SideBySide
 from marl.parts import Intervention, Parts
 from marl.types import Column
-from marl.worker import EVALUATE, TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.toys import HORIZON, Clockwork
 
 

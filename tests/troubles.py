@@ -15,9 +15,10 @@ import torch
 
 import algos
 from algos import iql, qmix, vdn
+from marl.dice import EVALUATE, TRAIN
 from marl.env import EnvUnavailable, SideBySide
 from marl.fleet import Fleet, make_fleet
-from marl.worker import EVALUATE, TRAIN, Plan, Rollout, Worker
+from marl.worker import Plan, Rollout, Worker
 from tests.toys import Clockwork
 
 CONFIGS = {"iql": iql.Config, "qmix": qmix.Config, "vdn": vdn.Config}

@@ -9,10 +9,11 @@ import torch
 
 from algos import assemble
 from marl.config import Learning
+from marl.dice import TRAIN
 from marl.learner import Learner
 from marl.replay import Replay
 from marl.types import EnvSpec, Episodes
-from marl.worker import TRAIN, Plan, Worker
+from marl.worker import Plan, Worker
 from tests.toys import Clockwork, Copies
 
 SPEC = EnvSpec(

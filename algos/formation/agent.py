@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from algos.factored import FactoredConfig, FactoredQ, Unrolled
 from algos.formation.prediction import Encoder
-from marl.dice import Dice, Noise
+from marl.dice import TRAIN, Dice, Noise
 from marl.nets import AgentBody, AgentLinear
 from marl.ops import masked_mean
 from marl.parts import Memory, Stats, delayed
@@ -101,7 +101,7 @@ class FormationQ(FactoredQ):
         if self.agent.formation is None:
             return self.agent.heads(histories, None).values, memory
         law = self.encoder(histories)
-        if dice is None or (self._mean_outside_training and dice.purpose != "train"):
+        if dice is None or (self._mean_outside_training and dice.purpose != TRAIN):
             return self.agent.heads(histories, law.mean).values, memory
         noise = torch.from_numpy(dice.normal("fox.latent", tuple(law.mean.shape[1:])))
         return self.agent.heads(histories, law.sample(noise)).values, memory

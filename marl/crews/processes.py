@@ -27,7 +27,7 @@ GONE = (BrokenPipeError, ConnectionResetError)
 """What a write says when the other side has ended; whoever reads learns the same, and acts."""
 
 
-class _Post(NamedTuple):
+class _Child(NamedTuple):
     process: BaseProcess
     connection: Connection
 
@@ -41,7 +41,7 @@ class LocalCrew(Crew):
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
         self._pickled = pickle.dumps(make_worker)
-        self._posts: dict[int, _Post] = {}
+        self._posts: dict[int, _Child] = {}
         self._laid: dict[int, IO[bytes]] = {}
         atexit.register(self.close)  # before multiprocessing waits for processes that wait for us
 
@@ -57,7 +57,7 @@ class LocalCrew(Crew):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
-        self._posts[seat] = _Post(process, ours)
+        self._posts[seat] = _Child(process, ours)
 
     def give(self, seat: int, plan: Plan, weights: Weights | None) -> None:
         connection = self._posts[seat].connection
@@ -112,7 +112,7 @@ class LocalCrew(Crew):
             self.forget(version)
 
 
-def _kill(post: _Post) -> int:
+def _kill(post: _Child) -> int:
     """End a process and all it started; its exit code. Not yet waited for, its number cannot be another's."""
     pid = post.process.pid
     assert pid is not None, "a worker that was started has a number"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from marl import build
 from marl.config import Settings
+from marl.dice import EVALUATE
 from marl.evaluate import measure
 from marl.reporting.statistics import Estimate
-from marl.worker import EVALUATE, Plan
+from marl.worker import Plan
 
 STREAM = f"{EVALUATE}/chance"
 
