@@ -47,7 +47,7 @@ class Attention(nn.Module):
     """Q_tot = c(s) + sum_h w_h(s) sum_i lambda_ih(s) Q_i, lambda_h = softmax over agents of query_h(s) key_h(u_i).
 
     Args:
-        heads: H.
+        heads: how many queries.
         key_embed: size of queries and keys.
         query_hidden: hidden units of the network that makes queries.
         head_hidden: hidden units of the network that makes w_h; None: heads are added up.

@@ -80,7 +80,7 @@ class Unrestricted(nn.Module):
 
     Args:
         embed: hidden units of each layer.
-        outputs: values E that each agent gives, as `AgentNet`'s.
+        outputs: V, values that each agent gives, as `AgentNet`'s.
     """
 
     def __init__(self, spec: EnvSpec, embed: int = 256, outputs: int = 1, *, state_norm: bool = False) -> None:
@@ -92,7 +92,7 @@ class Unrestricted(nn.Module):
 
     @in_float32
     def forward(self, chosen: Tensor, state: Tensor) -> Tensor:
-        """Central utilities (..., N), or (..., N, E) if E > 1, in states (..., S) -> joint value (..., 1).
+        """Central utilities (..., N), or (..., N, V) if V > 1, in states (..., S) -> joint value (..., 1).
 
         ``state`` may lack leading dimensions of ``chosen``: what depends on it alone is computed once.
         """

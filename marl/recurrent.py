@@ -3,7 +3,7 @@
 `torch.nn.GRU` runs some thirty small kernels a step when it trains on a CPU. Here a step is eight kernels forward and
 three backward, in place; the rest is done for all steps at once. On a GPU cuDNN does the same, and is used.
 
-Shapes beside those of `marl.types`: R rows, which are sequences side by side · S networks of one size, stacked.
+Shapes beside those of `marl.types`: R rows, which are sequences side by side · G networks of one size, stacked.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CACHED = 3 * 2**18
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would write out every step, and take minutes for long episodes
 def unroll(inputs: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-    """What one GRU, or S of them side by side, remember at every step from a zero memory.
+    """What one GRU, or G of them side by side, remember at every step from a zero memory.
 
     ``inputs`` (T, R, I) and weights as `torch.nn.GRU` has them, (3H, I), (3H, H), (3H,), (3H,) -> (T, R, H); or all of
-    them with S in front -> (S, T, R, H). Equal to `torch.nn.GRU` up to rounding. Under autocast the product with the
+    them with G in front -> (G, T, R, H). Equal to `torch.nn.GRU` up to rounding. Under autocast the product with the
     inputs is in the lower type and the recurrence in the weights' own.
     """
     hidden = w_hh.shape[-1]

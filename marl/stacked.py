@@ -1,6 +1,6 @@
-"""Layers of S networks of one shape, side by side: one product for all of them instead of a loop over networks.
+"""Layers of G networks of one shape, side by side: one product for all of them instead of a loop over networks.
 
-Shapes beside those of `marl.types`: S networks, R rows.
+Shapes beside those of `marl.types`: G networks, R rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from marl.recurrent import unroll
 
 
 class StackedLinear(nn.Module):
-    """S linear layers, each drawn as `nn.Linear` draws it."""
+    """G linear layers, each drawn as `nn.Linear` draws it."""
 
     def __init__(self, networks: int, size: int, out: int) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(S, T, R, I) -> (S, T, R, U)."""
+        """(G, T, R, I) -> (G, T, R, U)."""
         return _project(inputs, self.weight, self.bias)
 
 
 class StackedGRU(nn.Module):
-    """S GRUs, each drawn as `nn.GRU` draws it."""
+    """G GRUs, each drawn as `nn.GRU` draws it."""
 
     def __init__(self, networks: int, size: int, hidden: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class StackedGRU(nn.Module):
         self.bias_ih, self.bias_hh = stacked("bias_ih_l0"), stacked("bias_hh_l0")
 
     def step(self, inputs: Tensor, memory: Tensor) -> Tensor:
-        """(S, 1, R, I), (S, 1, R, H) -> (S, 1, R, H)."""
+        """(G, 1, R, I), (G, 1, R, H) -> (G, 1, R, H)."""
         reset, update, candidate = _project(inputs, self.weight_ih, self.bias_ih).chunk(3, -1)
         from_reset, from_update, from_candidate = _project(memory, self.weight_hh, self.bias_hh).chunk(3, -1)
         kept = torch.sigmoid(update + from_update)
@@ -48,13 +48,13 @@ class StackedGRU(nn.Module):
         return fresh + kept * (memory - fresh)  # not `lerp`, which refuses the two types of autocast
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Whole episodes from zero memories: (S, T, R, I) -> (S, T, R, H)."""
+        """Whole episodes from zero memories: (G, T, R, I) -> (G, T, R, H)."""
         histories: Tensor = unroll(inputs, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return histories
 
 
 class StackedNorm(nn.Module):
-    """S layer normalisations (Ba et al. 2016)."""
+    """G layer normalisations (Ba et al. 2016)."""
 
     def __init__(self, networks: int, size: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class StackedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(networks, 1, 1, size))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(S, T, R, U) -> (S, T, R, U)."""
+        """(G, T, R, U) -> (G, T, R, U)."""
         # One by one: the gradients of weight and bias come with that of the norm, in one pass.
         each = zip(inputs.unbind(0), self.weight.flatten(1), self.bias.flatten(1), strict=True)
         return torch.stack([functional.layer_norm(x, x.shape[-1:], weight, bias) for x, weight, bias in each])

@@ -32,7 +32,7 @@ def sampled(probabilities: Tensor, samples: int, generator: torch.Generator) -> 
     return shares.masked_fill(nothing, 0.0).view_as(probabilities)
 
 
-class Moments(NamedTuple):
+class Steps(NamedTuple):
     """M steps that were played, as the model meets them."""
 
     entered: Tensor
@@ -49,7 +49,7 @@ class Moments(NamedTuple):
     """(M, N)"""
 
     @classmethod
-    def of(cls, model: ForwardModel, batch: Episodes, target: Target) -> Moments:
+    def of(cls, model: ForwardModel, batch: Episodes, target: Target) -> Steps:
         """Those of ``batch`` in order of episode and step."""
         played, state = batch.mask.bool(), batch.state[:, :-1]
         entered = model.enter(state, batch.executed)
@@ -60,9 +60,9 @@ class Moments(NamedTuple):
         taken = model.displacement(after[played], origin, target)
         return cls(entered[played], recurrent, memory, origin, taken, batch.executed[played])
 
-    def split(self, size: int) -> Iterator[Moments]:
+    def split(self, size: int) -> Iterator[Steps]:
         for parts in zip(*(tensor.split(size) for tensor in self), strict=True):
-            yield Moments(*parts)
+            yield Steps(*parts)
 
     def after(self, model: ForwardModel, entered: Tensor, row: Tensor, target: Target) -> Tensor:
         """Displacements (K, C) after one step from ``row`` (K,) with a first layer of ``entered`` (K, H)."""
@@ -94,12 +94,12 @@ def compare(
     ever made; what the memory adds to the gates is computed once a step. Weights that are 0 cost nothing, neither
     does the action that was taken. An agent without any weight keeps its action.
     """
-    moments, weights = Moments.of(model, batch, target), marginal[batch.mask.bool()]
-    taken = moments.actions.unsqueeze(-1)
+    steps, weights = Steps.of(model, batch, target), marginal[batch.mask.bool()]
+    taken = steps.actions.unsqueeze(-1)
     stays = weights.gather(-1, taken) + (weights.sum(-1, keepdim=True) == 0)
     others = weights.scatter(-1, taken, 0.0)
     rows = chunk_rows(others, chunk)
-    for part, other, stay in zip(moments.split(rows), others.split(rows), stays.split(rows), strict=True):
+    for part, other, stay in zip(steps.split(rows), others.split(rows), stays.split(rows), strict=True):
         now = measure(part.taken)
         yield Comparison(now, _expected(model, part, other, stay * now.unsqueeze(1), target, measure))
 
@@ -112,15 +112,15 @@ def chunk_rows(weights: Tensor, chunk: int | None) -> int:
 
 
 def _expected(
-    model: ForwardModel, moments: Moments, weights: Tensor, start: Tensor, target: Target, measure: Measure
+    model: ForwardModel, steps: Steps, weights: Tensor, start: Tensor, target: Target, measure: Measure
 ) -> Tensor:
     """``start`` (m, N, C) and the weighted sum over alternatives."""
     columns = model.action_columns()
     agents = torch.arange(columns.shape[0], device=weights.device)
-    without = moments.entered.unsqueeze(1) - columns[agents, moments.actions]
+    without = steps.entered.unsqueeze(1) - columns[agents, steps.actions]
     row, agent, action = weights.nonzero(as_tuple=True)
     entered = without[row, agent].add_(columns[agent, action])
-    measured = measure(moments.after(model, entered, row, target))
+    measured = measure(steps.after(model, entered, row, target))
     measured = measured * weights[row, agent, action].unsqueeze(-1)
     return start.flatten(0, 1).index_add(0, row * len(agents) + agent, measured).view_as(start)
 
@@ -130,12 +130,12 @@ def compare_jointly(
     model: ForwardModel, batch: Episodes, target: Target, samples: int, generator: torch.Generator, chunk: int | None
 ) -> tuple[Tensor, Tensor]:
     """Displacements (M, C) under the joint action, and on average over ``samples`` random available ones."""
-    moments, avail = Moments.of(model, batch, target), batch.avail[:, :-1][batch.mask.bool()]
+    steps, avail = Steps.of(model, batch, target), batch.avail[:, :-1][batch.mask.bool()]
     columns = model.action_columns()
     agents = torch.arange(columns.shape[0], device=avail.device)
     most = chunk or AT_ONCE["cpu" if avail.device.type == "cpu" else "cuda"]
     means = []
-    for part, allowed in zip(moments.split(max(1, most // samples)), avail.split(max(1, most // samples)), strict=True):
+    for part, allowed in zip(steps.split(max(1, most // samples)), avail.split(max(1, most // samples)), strict=True):
         size = (len(allowed), samples, len(agents))
         uniform = torch.rand(size, generator=generator, device=avail.device)
         drawn = random_available(allowed.unsqueeze(1).expand(-1, samples, -1, -1), uniform)
@@ -143,4 +143,4 @@ def compare_jointly(
         entered = (part.entered.unsqueeze(1) + swap).flatten(0, 1)
         row = torch.arange(len(allowed), device=avail.device).repeat_interleave(samples)
         means.append(part.after(model, entered, row, target).unflatten(0, (-1, samples)).mean(1))
-    return moments.taken, torch.cat(means)
+    return steps.taken, torch.cat(means)

@@ -15,7 +15,7 @@ class Central(nn.Module):
 
     Args:
         embed: hidden units of g.
-        outputs: values E that each c_i gives for an action.
+        outputs: V, values that each c_i gives for an action.
     """
 
     def __init__(self, spec: EnvSpec, layers: Layers, embed: int, outputs: int) -> None:
@@ -25,7 +25,7 @@ class Central(nn.Module):
         self.mixer = Unrestricted(spec, embed, outputs)
 
     def utilities(self, obs: Tensor, last_action: Tensor) -> Tensor:
-        """c (B, T, N, A), or (B, T, N, A, E), of whole episodes (B, T, N, O), (B, T, N)."""
+        """c (B, T, N, A), or (B, T, N, A, V), of whole episodes (B, T, N, O), (B, T, N)."""
         utilities: Tensor = self.agent(obs, last_action)[0]
         return utilities
 
@@ -44,6 +44,6 @@ class Central(nn.Module):
         return joint.squeeze(-1)
 
     def _mix(self, chosen: Tensor, state: Tensor) -> Tensor:
-        """(..., N E), (..., S) -> (..., 1)."""
+        """(..., N V), (..., S) -> (..., 1)."""
         joint: Tensor = self.mixer(chosen if self.outputs == 1 else chosen.unflatten(-1, (-1, self.outputs)), state)
         return joint

@@ -31,7 +31,7 @@ class Config(FactoredConfig):
     advantage_embed: int = count(64)  # duplex: hidden units of each layer of the networks that make lambda
     advantage_layers: int = count(2)  # duplex: layers of each of them
     central_embed: int = count(256)  # hidden units of the central mixer
-    central_outputs: int = count(1)  # values E that a central agent gives for an action
+    central_outputs: int = count(1)  # values that a central agent gives for an action
     alpha: float = number(1.0, least=0)  # how much of its central value a suppressed action loses
     floor: float | None = number(None, least=0)  # C: it loses alpha C at least; null: none, for rewards from 0 on
     suppress_by: str = one_of("live", "delayed")  # the central value that it loses

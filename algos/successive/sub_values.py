@@ -62,7 +62,7 @@ class SubAgents(nn.Module):
 
     @in_float32
     def _values(self, features: Tensor) -> Tensor:
-        """(S, T, R, H) -> (S, T, R, A)."""
+        """(G, T, R, H) -> (G, T, R, A)."""
         values: Tensor = self.head(features)
         return values
 
@@ -72,7 +72,7 @@ class SubAgents(nn.Module):
         return self._by_team(features, len(memory))[0, :, 0]
 
     def _first(self, obs: Tensor, last_action: Tensor, message: Tensor | None) -> Tensor:
-        """(S, T, R, H) of the dense layers."""
+        """(G, T, R, H) of the dense layers."""
         # Steps first from the start, so that nothing is transposed on the way to the recurrence.
         inputs = self.input(obs.transpose(0, 1), last_action.transpose(0, 1))
         if message is not None:
@@ -84,20 +84,20 @@ class SubAgents(nn.Module):
         return first
 
     def _by_network(self, values: Tensor) -> Tensor:
-        """(K1, B, T, N, U) -> (S, T, R, U): networks of one agent, or of all of them, see rows of their own."""
+        """(K1, B, T, N, U) -> (G, T, R, U): networks of one agent, or of all of them, see rows of their own."""
         if self.shared:
             return values.transpose(1, 2).flatten(2, 3)
         return values.permute(0, 3, 2, 1, 4).flatten(0, 1)
 
     def _by_team(self, rows: Tensor, batch: int) -> Tensor:
-        """(S, T, R, U) -> (K1, B, T, N, U)."""
+        """(G, T, R, U) -> (K1, B, T, N, U)."""
         if self.shared:
             return rows.unflatten(2, (batch, self.n_agents)).transpose(1, 2)
         return rows.unflatten(0, (self.sub_values, self.n_agents)).permute(0, 3, 2, 1, 4)
 
 
 def dense(size: int, networks: int, layers: Layers) -> nn.Sequential:
-    """`marl.nets.dense` of ``networks`` side by side: (S, T, R, size) -> (S, T, R, H)."""
+    """`marl.nets.dense` of ``networks`` side by side: (G, T, R, size) -> (G, T, R, H)."""
     blocks: list[nn.Module] = []
     for inputs in [size, *[layers.hidden] * (layers.dense - 1)]:
         blocks += [StackedLinear(networks, inputs, layers.hidden), norm(networks, layers), nn.ReLU(inplace=True)]
