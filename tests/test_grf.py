@@ -358,6 +358,17 @@ def test_an_engine_that_played_another_scenario_leaves_no_trace(start: Start) ->
 
 
 @needs_engine
+@pytest.mark.parametrize("scenario", ["5_vs_5", "academy_corner", "academy_counterattack_hard"])
+def test_an_episode_is_the_same_whatever_its_engine_played_before(scenario: str, start: Start) -> None:
+    seeds = range(8)
+    one, other = start(scenario=scenario), start(scenario=scenario)
+    upwards = {seed: trajectory(one, seed) for seed in seeds}
+    downwards = {seed: trajectory(other, seed) for seed in reversed(seeds)}
+    assert [seed for seed in seeds if upwards[seed] != downwards[seed]] == []
+    assert [seed for seed in seeds if trajectory(one, seed) != upwards[seed]] == []
+
+
+@needs_engine
 def test_engines_in_one_process_do_not_disturb_one_another(start: Start) -> None:
     alone = start()
     expected = [trajectory(alone, seed, 40) for seed in (21, 22, 23)]

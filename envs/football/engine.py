@@ -69,6 +69,7 @@ class Engine:
         self.match: Match | None = None
         self.episode = 0
         self._openings: dict[int, bytes] = {}
+        self._side: object = None
         self._info: library.SharedInfo  # of the last step; there is none before the first episode
         self._mode, self._owner, self._lead, self._stopped = -1, _NOBODY, 0, 0
 
@@ -78,16 +79,20 @@ class Engine:
         The library's reset costs seven steps, and its seed decides little: how players hold their bodies before the
         referee, at the whistle, seeds everything again. So an episode loads one of 16 openings, kept from resets with
         the seeds 0 to 15, and seeds the whistle. With these 16 seeds it is gfootball's episode bit for bit.
+
+        A state lacks what the library makes at a reset alone: which team is moved first, and where teams line up for a
+        kick-off. So openings that differ in these are not loaded over one another.
         """
+        opening = seed % _OPENINGS
+        side = (opening % 2, match.sides(opening)[0])
         if match != self.match:
             self._openings.clear()
-            self.match = match
-        opening = seed % _OPENINGS
-        if opening in self._openings:
+            self.match, self._side = match, None
+        if opening in self._openings and side == self._side:
             self._game.set_state(self._openings[opening])
         else:
             self._game.reset(kick_off(match, opening), False)
-            self._openings[opening] = self._game.get_state("")
+            self._openings[opening], self._side = self._game.get_state(""), side
         self._game.config.game_engine_random_seed = seed
         self.episode += 1
         self._mode, self._owner, self._lead, self._stopped = -1, _NOBODY, 0, 0
