@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 
-from marl.fields import Mistake, suggestion
+from marl.fields import Mistake, first_line, suggestion
 
 ENVIRONMENTS: dict[str, str] = {
     "grf": "envs.grf",
@@ -40,6 +40,16 @@ def without_screen() -> None:
         ("PYGAME_HIDE_SUPPORT_PROMPT", "1"),
     ):
         os.environ.setdefault(variable, value)
+
+
+REFUSALS = (TypeError, ValueError, AssertionError, LookupError)
+"""How packages say that they cannot be asked for this."""
+
+
+def refused(kwargs: Mapping[str, object], name: str, error: Exception) -> Mistake:
+    """The error for arguments that a world of a package refuses."""
+    told = first_line(error) or type(error).__name__
+    return refusal("env.kwargs", dict(kwargs), f"{name} refuses them: {told}")
 
 
 def refusal(key: str, value: object, allowed: str | Iterable[str]) -> Mistake:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import refusal
+from envs import REFUSALS, refusal, refused
 from marl.env import Env, EnvUnavailable, Moment
 from marl.types import Array, Column, EnvSpec
 
@@ -47,35 +48,35 @@ def registered(package: str, extra: str) -> Mapping[str, Any]:
     return gymnasium.registry
 
 
-def builder(entry: Any, kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+def builder(entry: Any, **arguments: Any) -> Callable[[], Any]:
     """Builds what a line of the registry says, with other arguments."""
     from gymnasium.envs.registration import load_env_creator
 
-    point, arguments = entry.entry_point, {**entry.kwargs, **kwargs}
+    point = entry.entry_point
     creator = point if callable(point) else load_env_creator(point)
-
-    def build() -> Any:
-        try:
-            return creator(**arguments)
-        except TypeError as error:
-            raise refusal("env.kwargs", dict(kwargs), f"{entry.id} refuses them: {error}") from error
-
-    return build
+    return partial(creator, **{**entry.kwargs, **arguments})
 
 
-def read(team: Team) -> Team:
-    """The same with the spec filled in: build a world, read its spaces, close it.
+def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
+    """The same with the spec filled in: build a world, start it once, read its spaces, close it.
+
+    Args:
+        kwargs: what the user asked of the world, for errors.
 
     Raises:
-        ValueError: its spaces are not those of a team that sees and acts alike.
+        ValueError: the world refuses its arguments, or is not one of a team that sees and acts alike.
     """
-    world = team.build()
+    try:
+        world = team.build()
+        world.reset(seed=0)
+    except REFUSALS as error:
+        raise refused(kwargs, team.spec.name, error) from error
     seen, acted = world.observation_space[0], world.action_space[0]
     n = len(world.action_space)
     if not set(map(type, world.action_space)) == {type(acted)} or "n" not in vars(acted):
-        raise refusal("env.kwargs", team.spec.name, f"only Discrete actions are allowed, agents act in {acted}")
+        raise refusal("env.kwargs", dict(kwargs), f"only Discrete actions are allowed, agents act in {acted}")
     if seen.shape is None:
-        raise refusal("env.kwargs", team.spec.name, f"only flat observations are allowed, agents see {seen}")
+        raise refusal("env.kwargs", dict(kwargs), f"only flat observations are allowed, agents see {seen}")
     width = int(np.prod(seen.shape))
     spec = replace(
         team.spec,

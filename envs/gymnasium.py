@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import refusal, without_screen
+from envs import REFUSALS, refusal, refused, without_screen
 from marl.env import BatchedEnv, Env, EnvUnavailable, Moment, SideBySide, no_pictures
 from marl.fields import check_values, count, first_line
 from marl.types import Array, EnvSpec
@@ -55,8 +55,8 @@ def build(config: Config, **more: Any) -> Any:
         )
     except (DependencyNotInstalled, ModuleNotFoundError) as error:
         raise EnvUnavailable(f"env.id={config.id}: {first_line(error)}") from error
-    except TypeError as error:
-        raise refusal("env.kwargs", config.kwargs, f"{config.id} refuses them: {first_line(error)}") from error
+    except REFUSALS as error:
+        raise refused(config.kwargs, config.id, error) from error
     except Error as error:
         if config.id in gymnasium.registry:
             raise refusal("env.id", config.id, first_line(error)) from error

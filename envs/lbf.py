@@ -31,7 +31,8 @@ from marl.types import Array
 
 FORM = re.compile(r"(?:Foraging-)?((?:2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(?:-coop)?)(?:-v([23]))?")
 ALLOWED = (
-    "allowed are [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2], such as 8x8-2p-2f-coop, from 5x5, 2 players and 1 food on"
+    "allowed are [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2], such as 8x8-2p-2f-coop, "
+    "from 5x5, 2 players and 1 food on, with a cell for each"
 )
 
 
@@ -53,7 +54,7 @@ def entry(config: Config) -> Any:
     if form is None:
         raise refusal("env.id", config.id, ALLOWED)
     size, width, players, foods = map(int, form.groups()[1:5])
-    if size != width or size < 5 or players < 2 or foods < 1:
+    if size != width or size < 5 or players < 2 or foods < 1 or players + foods > size * size:
         raise refusal("env.id", config.id, ALLOWED)
     registry, whole = gym_team.registered("lbforaging", "lbf"), f"Foraging-{form[1]}-v3"
     if whole not in registry:
@@ -88,10 +89,11 @@ def team(config: Config) -> gym_team.Team:
     check_values(config, "env.")
     if "max_episode_steps" in config.kwargs:
         raise refusal("env.kwargs.max_episode_steps", config.kwargs["max_episode_steps"], "env.horizon says it")
-    build = gym_team.builder(entry(config), {**config.kwargs, "max_episode_steps": config.horizon})
+    build = gym_team.builder(entry(config), **config.kwargs, max_episode_steps=config.horizon)
     name = f"{config.name}:{config.id}"
     return gym_team.read(
-        gym_team.Team(gym_team.outline(name, config.horizon), build, forget_places, is_empty, is_empty, drawn)
+        gym_team.Team(gym_team.outline(name, config.horizon), build, forget_places, is_empty, is_harvested, drawn),
+        config.kwargs,
     )
 
 
@@ -103,6 +105,11 @@ def forget_places(world: Any) -> None:
 
 def is_empty(world: Any) -> bool:
     return not world.field.any()
+
+
+def is_harvested(world: Any) -> bool:
+    """Whether all food is gone; where none found a place there was no task."""
+    return is_empty(world) and bool(world._food_spawned)
 
 
 def drawn(world: Any) -> Array:

@@ -89,6 +89,8 @@ def horizon(config: Config, world: Any) -> int:
     most = own if config.horizon is None else config.horizon
     if most is None:
         raise refusal("env.horizon", None, f"{config.id} does not say its longest episode, so give one")
+    if most < 1:
+        raise refusal("env.kwargs.max_cycles", most, "allowed are 1 and more")
     if own is not None and most > own:
         longer = f"env.kwargs.max_cycles={most}"
         raise refusal("env.horizon", most, f"{config.id} ends after {own} steps; say {longer} too")
@@ -104,7 +106,9 @@ def survey(config: Config) -> Survey:
     """
     check_values(config, "env.")
     world = build(config.id, config.kwargs)
-    agents = list(world.possible_agents)
+    agents = list(getattr(world, "possible_agents", ()))
+    if not agents:
+        raise refusal("env.id", config.id, "allowed are worlds that say who may play: possible_agents")
     seats = {a: seat(config, a, world.observation_space(a), world.action_space(a)) for a in agents}
     n_actions = max(s.n_actions for s in seats.values())
     obs_dim = max(s.width for s in seats.values())

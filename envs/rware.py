@@ -54,9 +54,9 @@ def team(config: Config) -> gym_team.Team:
     form = FORM.fullmatch(config.id)
     if form is None or form[1] not in known:
         raise refusal("env.id", config.id, known)
-    build = gym_team.builder(registry[known[form[1]]], {**config.kwargs, "max_steps": config.horizon})
+    build = gym_team.builder(registry[known[form[1]]], **config.kwargs, max_steps=config.horizon)
     outline = gym_team.outline(f"{config.name}:{config.id}", config.horizon)
-    return gym_team.read(gym_team.Team(outline, build, keep, is_idle, None, drawn))
+    return gym_team.read(gym_team.Team(outline, build, keep, is_idle, None, drawn), config.kwargs)
 
 
 def keep(world: Any) -> None:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any
 
-from envs import refusal, without_screen
+from envs import REFUSALS, refusal, refused, without_screen
 from marl.env import EnvUnavailable
 
 EXAMPLE = "mpe2.simple_spread_v3"
@@ -25,7 +25,7 @@ def load(path: str) -> Callable[..., Any]:
         ValueError: no such environment.
     """
     package, _, rest = path.partition(".")
-    if not rest:
+    if not package or not rest:
         raise refusal("env.id", path, f"allowed are module paths such as {EXAMPLE}")
     without_screen()
     for needed in ("pettingzoo", package):
@@ -64,8 +64,8 @@ def build(path: str, kwargs: Mapping[str, Any]) -> Any:
     parallel_env = load(path)
     try:
         return without_checks(parallel_env(**kwargs))
-    except TypeError as error:
-        raise refusal("env.kwargs", dict(kwargs), f"{path} refuses them: {error}") from error
+    except REFUSALS as error:
+        raise refused(kwargs, path, error) from error
 
 
 def without_checks(world: Any) -> Any:

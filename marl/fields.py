@@ -88,10 +88,15 @@ def check_values(config: Any, prefix: str = "") -> None:
     """
     for key, value, entry in leaves(config, prefix):
         if value is not None:
-            _check_value(key, value, entry)
+            check_value(key, value, entry)
 
 
-def _check_value(key: str, value: Any, entry: Field[Any]) -> None:
+def check_value(key: str, value: Any, entry: Field[Any]) -> None:
+    """Refuse a value that a field does not allow.
+
+    Raises:
+        Mistake: it does not.
+    """
     rule = entry.metadata
     if "allowed" in rule and value not in rule["allowed"]:
         allowed = ", ".join(rule["allowed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -214,6 +215,13 @@ def test_mean_is_the_sum_divided_by_the_team():
         ({"kwargs": {"max_steps": 4}}, "env.kwargs.max_steps=4: env.horizon says"),
         ({"shaping": 1.0}, "env.shaping=1.0: allowed are 0"),
         ({"device": "tpu"}, "env.device=tpu: allowed are cpu, gpu"),
+        ({"kwargs": {"local_ratio": 2}}, "env.kwargs.local_ratio=2: allowed are 0 to 1"),
+        ({"kwargs": {"num_agents": True}}, "env.kwargs.num_agents=True: allowed are whole numbers"),
+        ({"id": "SMAX", "kwargs": {"map_width": "abc"}}, "env.kwargs.map_width=abc: allowed are numbers"),
+        (
+            {"id": "SMAX", "kwargs": {"world_steps_per_env_step": 0}},
+            "world_steps_per_env_step=0: allowed are 1",
+        ),
     ],
 )
 def test_what_the_suite_cannot_be_asked_is_refused_in_one_line(settings, told):
@@ -225,6 +233,18 @@ def test_what_the_suite_cannot_be_asked_is_refused_in_one_line(settings, told):
 def test_words_that_the_warehouse_would_take_for_nothing_are_refused():
     with pytest.raises(Mistake, match="env.kwargs.reward_type=GLOBAL: left out"):
         rware.probe(rware.Config(kwargs={"reward_type": "GLOBAL"}))
+
+
+@pytest.mark.parametrize(
+    ("module", "kwargs"),
+    [(lbf, {"min_player_level": 3}), (lbf, {"grid_observation": True}), (lbf, {"foo": 3})]
+    + [(rware, {"shelf_columns": 2}), (rware, {"layout": "abc"}), (rware, {"n_agents": 500})],
+)
+def test_arguments_that_a_package_cannot_take_are_refused_as_they_were_given(module, kwargs):
+    made(module, 1)
+    with pytest.raises(Mistake, match=re.escape(f"env.kwargs={kwargs}: ")) as refused:
+        module.probe(module.Config(kwargs=kwargs))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("module", "name"), [(jaxmarl, "jaxmarl"), (lbf, "lbforaging"), (rware, "rware")])
@@ -341,6 +361,7 @@ def test_a_warehouse_never_ends_by_itself():
         (lbf, "8x9-2p-2f", "allowed are"),
         (lbf, "8x8-2p", "allowed are"),
         (lbf, "8x8-2p-2f-v1", "allowed are"),
+        (lbf, "5x5-25p-1f", "a cell for each"),
         (rware, "tiny-2gg", r"did you mean tiny-2ag\?"),
     ],
 )

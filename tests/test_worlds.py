@@ -474,11 +474,17 @@ WRONG = [
     (pettingzoo, {"id": __name__, "horizon": 9, "state": "native"}, r"env.state=native: .* has no state\(\)"),
     (pettingzoo, {"id": __name__}, "env.horizon=None: .* give one"),
     (pettingzoo, {"horizon": 0}, "env.horizon=0: allowed are 1 and more"),
+    (pettingzoo, {"kwargs": {"max_cycles": 0}}, "env.kwargs.max_cycles=0: allowed are 1 and more"),
+    (pettingzoo, {"kwargs": {"local_ratio": 2}}, "env.kwargs={'local_ratio': 2}: mpe2.* refuses them"),
+    (pettingzoo, {"kwargs": {"N": 0}}, "env.kwargs={'N': 0}: mpe2.* refuses them"),
+    (pettingzoo, {"id": ".mpe2"}, "env.id=.mpe2: allowed are module paths"),
+    (pettingzoo, {"id": "pettingzoo.test.example_envs.generated_agents_parallel_v0"}, "env.id=.*: .* possible_agents"),
     (pettingzoo, {"horizon": 50}, "env.horizon=50: .* ends after 25 steps; say env.kwargs.max_cycles=50 too"),
     (single, {"id": "CartPol-v1"}, "env.id=CartPol-v1: .*did you mean CartPole-v1?"),
     (single, {"id": "Pendulum-v1"}, "env.id=Pendulum-v1: only Discrete actions"),
     (single, {"id": "Blackjack-v1"}, "env.horizon=None: .* give one"),
     (single, {"horizon": 0}, "env.horizon=0: allowed are 1 and more"),
+    (single, {"id": "FrozenLake-v1", "kwargs": {"map_name": "5x5"}}, "env.kwargs={'map_name': '5x5'}: .* refuses them"),
     (single, {"kwargs": {"wind": 1}}, "env.kwargs={'wind': 1}: .*unexpected"),
 ]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from envs import refusal
-from marl.fields import count, number, one_of
+from marl.fields import check_value, count, number, one_of
 from marl.types import EnvSpec
 
 
@@ -49,26 +49,31 @@ def chosen(config: Config, known: Mapping[str, tuple[int, int]]) -> str:
     return config.scenario
 
 
-def check_options(config: Config, *names: str) -> None:
-    """Only options of these names.
+class Option(NamedTuple):
+    """What an option of the suite takes."""
+
+    kind: type
+    rule: Any = field()
+    """A field of `marl.fields`."""
+
+
+FLAG, COUNT = Option(bool), Option(int, count(None))
+WORDS = {bool: "true and false", int: "whole numbers", float: "numbers", str: "words"}
+
+
+def check_options(config: Config, **options: Option) -> None:
+    """Only these options, with values that they take.
 
     Raises:
-        ValueError: another one is set.
+        ValueError: another one is set, or one to something else.
     """
     for name, value in config.kwargs.items():
+        key = f"env.kwargs.{name}"
         if name == "max_steps":
-            raise refusal("env.kwargs.max_steps", value, "env.horizon says how long an episode is")
-        if name not in names:
-            raise refusal("env.kwargs", name, names or f"{config.id} has no options")
-
-
-def count(config: Config, name: str, default: int) -> int:
-    """An option that counts something.
-
-    Raises:
-        ValueError: it is not a whole number above 0.
-    """
-    value = config.kwargs.get(name, default)
-    if not isinstance(value, int) or value < 1:
-        raise refusal(f"env.kwargs.{name}", value, "allowed are 1 and more")
-    return value
+            raise refusal(key, value, "env.horizon says how long an episode is")
+        if name not in options:
+            raise refusal("env.kwargs", name, options or f"{config.id} has no options")
+        kind, rule = options[name]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise refusal(key, value, f"allowed are {WORDS[kind]}")
+        check_value(key, value, rule)

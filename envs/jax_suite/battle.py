@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from envs import refusal
-from envs.jax_suite.asked import Config, Task, check_options, chosen
+from envs.jax_suite.asked import COUNT, FLAG, Config, Option, Task, check_options, chosen
+from marl.fields import number, one_of
 from marl.types import Column, EnvSpec
 
 BATTLE = "SMAX"
@@ -26,18 +26,18 @@ SCENARIOS: Mapping[str, tuple[int, int]] = {
     "smacv2_20_units": (20, 20),
 }
 """Allies and enemies."""
-OPTIONS = (
-    "attack_mode",
-    "enemy_shoots",
-    "map_height",
-    "map_width",
-    "see_enemy_actions",
-    "time_per_step",
-    "walls_cause_death",
-    "won_battle_bonus",
-    "world_steps_per_env_step",
-)
-ATTACK_MODES = ("closest", "random")
+POSITIVE = Option(float, number(None, above=0))
+OPTIONS = {
+    "attack_mode": Option(str, one_of("closest", "random")),
+    "enemy_shoots": FLAG,
+    "map_height": POSITIVE,
+    "map_width": POSITIVE,
+    "see_enemy_actions": FLAG,
+    "time_per_step": POSITIVE,
+    "walls_cause_death": FLAG,
+    "won_battle_bonus": Option(float, number(None)),
+    "world_steps_per_env_step": COUNT,
+}
 UNIT_TYPES = 6
 SEEN, OWN = 7 + UNIT_TYPES, 4 + UNIT_TYPES
 """Features of another unit in an observation, and of a unit in the state or in its own observation."""
@@ -46,10 +46,7 @@ STOP = 4
 
 def battle(config: Config) -> Task:
     """Observation: the other units, allies first, then oneself. Actions: four moves, stop, one attack per enemy."""
-    check_options(config, *OPTIONS)
-    mode = config.kwargs.get("attack_mode", "closest")
-    if mode not in ATTACK_MODES:
-        raise refusal("env.kwargs.attack_mode", mode, ATTACK_MODES)
+    check_options(config, **OPTIONS)
     scenario = chosen(config, SCENARIOS)
     allies, enemies = SCENARIOS[scenario]
     units = allies + enemies

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from envs import refusal
-from envs.jax_suite.asked import Config, Task, check_options, count
+from envs.jax_suite.asked import COUNT, Config, Option, Task, check_options
+from marl.fields import number
 from marl.types import EnvSpec
+
+SHARE = Option(float, number(None, least=0, most=1))
 
 
 def _particles(
@@ -29,8 +32,8 @@ def _particles(
 
 def spread(config: Config) -> Task:
     """Observation: velocity, position, offsets of landmarks, offsets of team-mates, their (silent) communication."""
-    check_options(config, "num_agents", "num_landmarks", "local_ratio")
-    n, landmarks = count(config, "num_agents", 3), count(config, "num_landmarks", 3)
+    check_options(config, num_agents=COUNT, num_landmarks=COUNT, local_ratio=SHARE)
+    n, landmarks = config.kwargs.get("num_agents", 3), config.kwargs.get("num_landmarks", 3)
     width, mates = 4 + 2 * landmarks + 4 * (n - 1), 4 + 2 * landmarks
     parts = {
         "ally_velocity": range(2),
@@ -56,7 +59,7 @@ def reference(config: Config) -> Task:
 
     Action 5 s + m says s and moves as m.
     """
-    check_options(config, "local_ratio")
+    check_options(config, local_ratio=SHARE)
     parts = {"ally_velocity": range(2), "landmark_offset": range(2, 8), "goal": range(8, 11), "said": range(11, 21)}
     groups = {name: tuple(a * 21 + f for a in range(2) for f in part) for name, part in parts.items()}
     return _particles(config, ("agent_0", "agent_1"), (21, 21), (50, 50), state_groups=groups)
