@@ -22,6 +22,7 @@ from marl.command import cli
 from marl.command.compose import Registries, files
 from marl.command.guide import settings as listed
 from marl.command.request import one, several
+from marl.command.runs import held_folder, open_folder, to_yaml
 from marl.command.typed import put, tree
 from marl.config import Settings
 from marl.env import EnvUnavailable
@@ -379,12 +380,12 @@ def test_a_sweep_goes_on_after_a_run_that_is_refused(capsys: Capture) -> None:
 
 
 def opened(*arguments: str) -> Path:
-    return cli.open_folder(settings(*arguments))
+    return open_folder(settings(*arguments))
 
 
 def test_a_run_starts_again_from_its_folder() -> None:
     first = settings("algo=random_attack", "algo.base=vdn", "env=meet", "algo.base.optimizer.lr=1e-5", "env.agents=3")
-    folder = cli.open_folder(first)
+    folder = open_folder(first)
     assert folder == Path("runs/random_attack_vdn_meet_s0")
     for place in (str(folder), str(folder / "config.yaml"), folder.name, str(folder.resolve())):
         again = settings(f"from={place}")
@@ -398,7 +399,7 @@ def test_a_run_starts_again_from_its_folder() -> None:
 )
 def test_every_configuration_survives_being_written(algo: str, env: str) -> None:
     first = settings(f"algo={algo}", f"env={env}")
-    Path("saved.yaml").write_text(cli.to_yaml(first))
+    Path("saved.yaml").write_text(to_yaml(first))
     assert replace(settings("from=saved.yaml"), from_=None) == first
 
 
@@ -429,7 +430,7 @@ def test_a_run_goes_on_under_its_own_settings() -> None:
     assert (on.resume, on.name, on.logdir) == (str(folder), "mine", "elsewhere")
     assert (on.steps, on.device, on.log.terminal, on.checkpoint.keep, on.learner.batch) == (6000, "cpu", False, 9, 16)
     moved = folder.rename("copy")
-    assert cli.open_folder(settings("resume=copy")) == moved
+    assert open_folder(settings("resume=copy")) == moved
     backend = settings("resume=copy", "rollout.backend=local", "rollout.timeout=9", "ray.dashboard=true")
     assert (backend.rollout.backend, backend.rollout.timeout, backend.ray.dashboard) == ("local", 9.0, True)
 
@@ -451,7 +452,7 @@ def test_a_run_does_not_become_shorter() -> None:
 
 def test_a_longer_run_stays_longer() -> None:
     folder = opened(*TOY, "steps=5000")
-    cli.open_folder(settings(f"resume={folder}", "steps=9000"))
+    open_folder(settings(f"resume={folder}", "steps=9000"))
     assert settings(f"resume={folder}").steps == 9000
 
 
@@ -504,18 +505,18 @@ def test_surroundings_are_written_down() -> None:
         head = subprocess.run(["git", "-C", sources, "rev-parse", "HEAD"], capture_output=True, text=True)
         assert told["git"]["commit"] == (head.stdout.strip() if head.returncode == 0 else None)
         assert isinstance(told["git"]["dirty"], bool)
-    cli.open_folder(settings(f"resume={folder}"))
+    open_folder(settings(f"resume={folder}"))
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "environment-2.json", "environment.json"]
 
 
 def test_a_run_that_is_alive_is_not_gone_on_with(capsys: Capture) -> None:
-    with cli.held_folder(settings(*TOY, "name=mine")) as folder:
+    with held_folder(settings(*TOY, "name=mine")) as folder:
         before = sorted(path.name for path in folder.iterdir())
         with pytest.raises(Mistake, match="resume=.*mine: that run is alive in another process"):
-            with cli.held_folder(settings(f"resume={folder}")):
+            with held_folder(settings(f"resume={folder}")):
                 pass
         assert sorted(path.name for path in folder.iterdir()) == before
-    with cli.held_folder(settings(f"resume={folder}")) as again:
+    with held_folder(settings(f"resume={folder}")) as again:
         assert again == folder
 
 

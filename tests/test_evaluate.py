@@ -12,6 +12,7 @@ import algos
 import envs
 from marl import build, evaluate
 from marl.command import cli
+from marl.command.runs import open_folder
 from marl.run import Run
 from marl.training import train
 
@@ -28,7 +29,7 @@ RANDOM = (11 - 30 - 30 + 7 + 6 + 0 + 0 + 0 + 5) / 9
 def played(settings):
     """A whole run, as `marl.train` makes it."""
     learner = build.learner(settings, build.spec(settings), build.device(settings))
-    run = Run(settings, learner, cli.open_folder(settings))
+    run = Run(settings, learner, open_folder(settings))
     try:
         run.play()
     finally:

@@ -13,11 +13,9 @@ from typing import NamedTuple
 from marl.command.compose import Registries, settings_from
 from marl.command.guide import guide
 from marl.command.request import one, parse_argument, probe, request, several
-from marl.command.runs import find, flat, held_folder, open_folder, read, refuse_taken, to_yaml
+from marl.command.runs import find, read, refuse_taken, to_yaml
 from marl.config import Settings, check
 from marl.fields import Mistake, one_line, suggestion
-
-__all__ = ["Mistake", "flat", "held_folder", "load", "open_folder", "parse", "refuse", "run", "to_yaml"]
 
 HELP, MANY, SHOW = ("-h", "--help"), ("-m", "--multirun"), ("-c", "--cfg", "--config")
 INTERRUPTED = 130
