@@ -121,6 +121,7 @@ class Learner:
         """One update of the value on one batch of episodes."""
         noise = Noise(self.seed, self.clock.updates, self.device)
         draw = generator(self.seed, "learner/sample", self.clock.updates)
+        self.batch = None  # or two would be on the device while one is gathered
         with record_function("sample"):
             slots, batch = self.replay.sample(self.learning.batch, draw)
         self.batch = batch
