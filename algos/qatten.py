@@ -37,13 +37,12 @@ def own_features(spec: EnvSpec, groups: Sequence[str]) -> Tensor | None:
     """
     if not groups:
         return None
-    divisible = [name for name, features in spec.state_groups.items() if len(features) % spec.n_agents == 0]
+    known = spec.groups_by_agent()
     for name in groups:
-        if name not in divisible:
-            allowed = ", ".join(["[]", *divisible])
-            near = suggestion(name, divisible)
+        if name not in known:
+            allowed, near = ", ".join(["[]", *known]), suggestion(name, known)
             raise Mistake(f"algo.own_features=[{name}]: not of env={spec.name}; allowed are lists of {allowed}{near}")
-    parts = [torch.tensor(spec.state_groups[name]).view(spec.n_agents, -1) for name in groups]
+    parts = [torch.tensor(known[name]).view(spec.n_agents, -1) for name in groups]
     return torch.cat(parts, -1)
 
 

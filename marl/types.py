@@ -61,6 +61,10 @@ class EnvSpec:
     columns: Mapping[str, Column] = field(default_factory=dict)
     """What the environment records beside the rest: ``alive`` (N,) views, ``won`` episode, ..."""
 
+    def groups_by_agent(self) -> dict[str, tuple[int, ...]]:
+        """State groups that divide among the agents, as those do that are told agent by agent."""
+        return {name: group for name, group in self.state_groups.items() if len(group) % self.n_agents == 0}
+
     def fields(self) -> dict[str, Column]:
         """Layout of a record: the fixed fields, then the environment's columns."""
         seats = "uint8" if self.n_actions <= 256 else "int16"

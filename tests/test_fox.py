@@ -28,6 +28,7 @@ from envs import meet
 from marl.config import Learning, Settings, check
 from marl.dice import TRAIN, Dice, Noise
 from marl.env import SideBySide
+from marl.fields import Mistake
 from marl.learner import Learner
 from marl.ops import lambda_returns
 from marl.replay import Replay
@@ -203,7 +204,7 @@ def test_formations_of_positions_permute_with_the_agents():
 
 
 def test_unknown_places_are_refused():
-    with pytest.raises(ValueError, match="formation_source=place: not of env=field; allowed: obs, positions"):
+    with pytest.raises(Mistake, match="formation_source=place: not of env=field; allowed are obs, positions"):
         built(formation_source="place")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from algos.formation.counts import CountTable, fingerprints
 from algos.formation.vectors import draw_projection, formations
 from marl.dice import Noise
+from marl.fields import Mistake, suggestion
 from marl.ops import masked_mean
 from marl.parts import Bonus, JointQ, Stats
 from marl.types import Array, Column, EnvSpec, Episodes
@@ -20,15 +21,15 @@ def position_features(spec: EnvSpec, source: str) -> tuple[int, ...] | None:
     """Features of the state that are the agents' positions, agent by agent; None if formations are of observations.
 
     Raises:
-        ValueError: the environment has no such group of features, or one that does not divide among the agents.
+        Mistake: the environment has no such group of features, or one that does not divide among the agents.
     """
     if source == "obs":
         return None
-    divisible = [name for name, group in spec.state_groups.items() if len(group) % spec.n_agents == 0]
-    if source not in divisible:
-        allowed = ", ".join(["obs", *divisible])
-        raise ValueError(f"algo.formation_source={source}: not of env={spec.name}; allowed: {allowed}")
-    return tuple(spec.state_groups[source])
+    known = spec.groups_by_agent()
+    if source not in known:
+        allowed = f"{', '.join(['obs', *known])}{suggestion(source, known)}"
+        raise Mistake(f"algo.formation_source={source}: not of env={spec.name}; allowed are {allowed}")
+    return known[source]
 
 
 def count_bonus(visits: Tensor, mask: Tensor, beta: float, shift: str, *, repaired: bool = True) -> Tensor:
