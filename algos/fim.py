@@ -198,8 +198,8 @@ def check(config: Config) -> None:
         for key, usual in (("visibility_mask", False), ("marginal", "uniform"), ("cf_samples", 0)):
             value = vars(config)[key]
             if value != usual:
-                told = f"algo.{key}={value}: influence=change compares no actions; allowed is {usual}"
-                raise Mistake(told.replace("True", "true").replace("False", "false"))
+                given, allowed = str(value).lower(), str(usual).lower()
+                raise Mistake(f"algo.{key}={given}: influence=change compares no actions; allowed is {allowed}")
     bound, mode = ("delta", "absolute") if config.delta_mode == "relative" else ("rho", "relative")
     if vars(config)[bound] != vars(Config)[bound]:
         told = f"delta_mode={config.delta_mode} has no use for it; say algo.delta_mode={mode} too"

@@ -106,9 +106,10 @@ def survey(config: Config) -> Survey:
     """
     check_values(config, "env.")
     world = build(config.id, config.kwargs)
-    agents = list(getattr(world, "possible_agents", ()))
-    if not agents:
-        raise refusal("env.id", config.id, "allowed are worlds that say who may play: possible_agents")
+    try:
+        agents = list(world.possible_agents)
+    except AttributeError as error:
+        raise refusal("env.id", config.id, "allowed are worlds that say who may play: possible_agents") from error
     seats = {a: seat(config, a, world.observation_space(a), world.action_space(a)) for a in agents}
     n_actions = max(s.n_actions for s in seats.values())
     obs_dim = max(s.width for s in seats.values())

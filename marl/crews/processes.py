@@ -41,7 +41,7 @@ class LocalCrew(Crew):
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
         self._pickled = pickle.dumps(make_worker)
-        self._posts: dict[int, _Child] = {}
+        self._children: dict[int, _Child] = {}
         self._laid: dict[int, IO[bytes]] = {}
         atexit.register(self.close)  # before multiprocessing waits for processes that wait for us
 
@@ -57,10 +57,10 @@ class LocalCrew(Crew):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
-        self._posts[seat] = _Child(process, ours)
+        self._children[seat] = _Child(process, ours)
 
     def give(self, seat: int, plan: Plan, weights: Weights | None) -> None:
-        connection = self._posts[seat].connection
+        connection = self._children[seat].connection
         with suppress(*GONE):
             connection.send((plan, weights is not None))
             if weights is not None:
@@ -74,26 +74,26 @@ class LocalCrew(Crew):
         return self._laid[weights.version]
 
     def wait(self, seconds: float | None) -> list[Event]:
-        seats = {post.connection: seat for seat, post in self._posts.items()}
+        seats = {child.connection: seat for seat, child in self._children.items()}
         heard = wait(list(seats), seconds)
         return [self._hear(seat) for connection, seat in seats.items() if connection in heard]
 
     def _hear(self, seat: int) -> Event:
-        post, began = self._posts[seat], time.perf_counter()
+        child, began = self._children[seat], time.perf_counter()
         try:
-            handle = reduction.recv_handle(post.connection)
+            handle = reduction.recv_handle(child.connection)
         except (EOFError, ConnectionResetError):
-            return Event(seat, Fault(_ending(_kill(post))))
+            return Event(seat, Fault(_ending(_kill(child))))
         with open(handle, "rb") as file:
             file.seek(0)
             news: News = pickle.load(file)
         return Event(seat, news, time.perf_counter() - began)
 
     def stop(self, seat: int) -> None:
-        if seat in self._posts:
-            post = self._posts.pop(seat)
-            _kill(post)
-            post.connection.close()
+        if seat in self._children:
+            child = self._children.pop(seat)
+            _kill(child)
+            child.connection.close()
 
     def forget(self, version: int) -> None:
         if version in self._laid:
@@ -102,25 +102,25 @@ class LocalCrew(Crew):
     def close(self) -> None:
         atexit.unregister(self.close)
         deadline = time.monotonic() + GRACE
-        for post in self._posts.values():
-            post.connection.close()
-        for post in self._posts.values():
-            wait([post.process.sentinel], max(0.0, deadline - time.monotonic()))
-            _kill(post)
-        self._posts.clear()
+        for child in self._children.values():
+            child.connection.close()
+        for child in self._children.values():
+            wait([child.process.sentinel], max(0.0, deadline - time.monotonic()))
+            _kill(child)
+        self._children.clear()
         for version in list(self._laid):
             self.forget(version)
 
 
-def _kill(post: _Child) -> int:
+def _kill(child: _Child) -> int:
     """End a process and all it started; its exit code. Not yet waited for, its number cannot be another's."""
-    pid = post.process.pid
+    pid = child.process.pid
     assert pid is not None, "a worker that was started has a number"
     with suppress(ProcessLookupError):  # it dies so young that it leads no group
         os.killpg(pid, signal.SIGKILL)
-    post.process.kill()
-    post.process.join()
-    code = post.process.exitcode
+    child.process.kill()
+    child.process.join()
+    code = child.process.exitcode
     assert code is not None, "a process that was waited for has an exit code"
     return code
 
