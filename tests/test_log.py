@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from marl.reporting import terminal, video
 from marl.reporting.log import CSV, EVENTS, JSON_LINES, Log, LogDamaged, repeats
@@ -156,7 +157,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert repeated(killed) == repeated(whole), "rewinding to the end changes nothing"
 
 
-def test_a_tensorboard_that_is_open_forgets_what_was_lost(tmp_path):
+def test_a_tensorboard_that_is_open_forgets_what_was_lost(tmp_path, monkeypatch):
+    # Files are read by name. Those of one second are told apart by a count without zeros in front, of this process.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     log = Log(tmp_path, total_steps=100, terminal=False)
     play(log, 10, 40)
     state = log.state()
