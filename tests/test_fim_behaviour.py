@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,51 @@ pytestmark = pytest.mark.slow
 COPIES = 8
 STATISTIC, STEPS = 2_000, 12_000
 LEVER, WEATHER = 2, 3
+
+
+class Levers(BatchedEnv):
+    """Two levers, which each agent can pull; nothing pays. Each agent moves the lever of its own by three tenths more.
+
+    State: where the levers are. A random agent pulls one in a step of 5.
+    """
+
+    spec = EnvSpec(
+        "levers",
+        n_agents=2,
+        n_actions=10,
+        obs_dim=2,
+        state_dim=2,
+        horizon=10,
+        state_groups={"levers": (0, 1)},
+        columns={"pulled": Column((2,), "float32", "episode")},
+    )
+    size = COPIES
+    moved_by = np.array([[1.3, 1.0], [1.0, 1.3]])
+    """(N, levers)"""
+
+    def reset(self, seeds: Sequence[int]) -> Moments:
+        self.levers, self.clock = np.zeros((len(seeds), 2)), np.zeros(len(seeds), int)
+        return self._moments()
+
+    def step(self, actions: Array, live: Array) -> Moments:
+        pulls = actions[..., None] == np.arange(2)
+        self.levers += live[:, None] * (pulls * self.moved_by).sum(1)
+        self.clock += live
+        return self._moments()
+
+    def _moments(self) -> Moments:
+        state = (self.levers / (2.3 * self.spec.horizon)).astype(np.float32)
+        late, never = self.clock >= self.spec.horizon, np.zeros(len(state), bool)
+        avail = np.ones((len(state), 2, self.spec.n_actions), bool)
+        columns = {"pulled": self.levers.astype(np.float32)}
+        obs, nothing = np.repeat(state[:, None], 2, 1), np.zeros(len(state), np.float32)
+        return Moments(obs, state, avail, nothing, never, late, columns)
+
+    def render(self, copy: int = 0) -> Array:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
 
 
 class Lock(BatchedEnv):
@@ -78,14 +123,23 @@ class Lock(BatchedEnv):
 @dataclass
 class Outcome:
     learner: Learner
-    success: float
-    """Share of greedy episodes at the end."""
+    greedy: list[Mapping[str, Array]]
+    """Episodes of the final policy."""
+
+    @property
+    def success(self) -> float:
+        return float(np.mean([record["won"] for record in self.greedy]))
+
+    @property
+    def focus(self) -> float:
+        """Share of what moved that was the lever that moved more."""
+        return float(np.mean([record["pulled"].max() / record["pulled"].sum() for record in self.greedy]))
 
 
-def trained(config, seed: int) -> Outcome:
+def trained(config, seed: int, world: BatchedEnv | None = None) -> Outcome:
     """``STEPS`` steps, the first ``STATISTIC`` of them at random and without updates."""
     torch.manual_seed(seed)
-    world = Lock()
+    world = world or Lock()
     parts = assemble(world.spec, config)
     replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 1000, torch.device("cpu"))
     learner = Learner(parts, replay, Learning(batch=16, updates_per_episode=0.5, burn_in=16), seed)
@@ -102,8 +156,7 @@ def trained(config, seed: int) -> Outcome:
             learner.improve()
         plans += 1
     worker.load(learner.weights())
-    records = worker.play(Plan(plans, EVALUATE, 0, COPIES)).records
-    return Outcome(learner, float(np.mean([record["won"] for record in records])))
+    return Outcome(learner, worker.play(Plan(plans, EVALUATE, 0, COPIES)).records)
 
 
 def base():
@@ -135,3 +188,12 @@ def test_rare_features_are_selected_and_only_the_one_that_can_be_influenced_pays
         influence = bonus.influence(batch, outcome.learner.parts.q, Noise(0, 0), bonus.statistic.target())
         lever, weather = influence[batch.mask.bool()].mean(0).tolist()
         assert lever > 5 * weather, (lever, weather)
+
+
+def test_with_traces_both_agents_move_one_lever_and_without_mostly_each_its_own():
+    def focus(trace_mode: str) -> list[float]:
+        config = focusing(trace_mode=trace_mode, delta=0.7, c_max=None)
+        return [trained(config, seed, Levers()).focus for seed in range(3)]
+
+    together, apart = focus("product"), focus("none")
+    assert np.median(together) > 0.95 and max(apart) < 0.8, (together, apart)
