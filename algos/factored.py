@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.profiler import record_function
 
 from marl.descent import Descent
 from marl.dice import EXPLORATION, Dice, Noise
-from marl.fields import count, number, one_of
+from marl.fields import count, number, one_of, only_with
 from marl.nets import AgentNet, Layers
 from marl.ops import (
     best_available,
@@ -29,6 +29,14 @@ from marl.precision import in_float32
 from marl.scaling import RewardScaling
 from marl.types import EnvSpec, Episodes, View
 
+CORRECTED = ("watkins", "harutyunyan")
+"""Returns that need the value of the choice that was made."""
+
+
+def decay_of_returns(default: float) -> Any:
+    """A field for lambda."""
+    return only_with(number(default, least=0, most=1), returns=("peng", *CORRECTED))
+
 
 @dataclass
 class Optimizer:
@@ -36,7 +44,7 @@ class Optimizer:
 
     name: str = one_of("adam", "radam", "rmsprop")
     lr: float = number(1e-3, above=0)
-    alpha: float = number(0.99, least=0, most=1)  # rmsprop: decay of the squared gradient
+    alpha: float = only_with(number(0.99, least=0, most=1), name="rmsprop")  # decay of the squared gradient
     eps: float = number(1e-8, above=0)
     clip: float = number(10.0, above=0)  # global gradient norm
     lr_decay: bool = False  # the learning rate falls linearly, to 0 at the end of the run
@@ -69,11 +77,11 @@ class FactoredConfig:
     gamma: float = number(0.99, least=0, most=1)
     rewards: str = one_of("raw", "scaled", "standardised")  # as they are, over their deviation, or also around 0
     returns: str = one_of("peng", "n_step", "watkins", "harutyunyan")  # what values are drawn to (docs/family.md)
-    td_lambda: float = number(0.6, least=0, most=1)  # peng: PyMARL's TD(lambda); 0: one-step targets
-    n_step: int = count(3)  # n_step only: rewards before the value that is believed
+    td_lambda: float = decay_of_returns(0.6)  # peng: PyMARL's TD(lambda); 0: one-step targets
+    n_step: int = only_with(count(3), returns="n_step")  # rewards before the value that is believed
     double_q: bool = True  # the live network chooses the action that the delayed one values
     td_weight: float = number(0.5, above=0)  # factor before the squared error: PyMARL2 1/2, PyMARL 1
-    target_every_episodes: int = count(200)  # hard copy
+    target_every_episodes: int = only_with(count(200), target_tau=0.0)  # hard copy
     target_tau: float = number(0.0, least=0, most=1)  # if positive: soft copy after every update instead
     optimizer: Optimizer = field(default_factory=Optimizer)
 
@@ -110,10 +118,6 @@ class FactoredConfig:
     def scaling(self) -> tuple[Bonus, ...]:
         """What brings rewards to unit size, as ``rewards`` says."""
         return () if self.rewards == "raw" else (RewardScaling(centred=self.rewards == "standardised"),)
-
-
-CORRECTED = ("watkins", "harutyunyan")
-"""Returns that need the value of the choice that was made."""
 
 
 class Unrolled(NamedTuple):

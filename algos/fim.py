@@ -22,7 +22,7 @@ from algos.influence.statistic import Statistic, Watching
 from algos.influence.telling import Teller
 from algos.influence.trace import trace_scan
 from marl.dice import Noise
-from marl.fields import Mistake, count, number, one_of
+from marl.fields import Mistake, count, number, one_of, only_with
 from marl.ops import best_available, masked_mean
 from marl.parts import Bars, JointQ, Parts, Stats
 from marl.precision import full_precision
@@ -30,6 +30,10 @@ from marl.types import EnvSpec, Episodes
 
 NOT_NATIVE = ("last_action", "time")
 """What groups of state features are called that say nothing of the world itself; most worlds have none."""
+
+
+COMPARED = ("marginal", "signed", "ate_sq")
+"""Kinds of influence that compare what was done with what could have been."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Config(ForesightConfig):
     alpha: float = number(0.05, least=0)  # weight of the influence in the reward
     c_max: float | None = number(1.0, above=0)  # most that it may add to the reward of a step; null: no bound
     anneal: bool = False  # let it fade to 0 from the first batch on whose mean reward is above 0
-    anneal_steps: int = count(2_000_000)  # environment steps of that
+    anneal_steps: int = only_with(count(2_000_000), anneal=True)  # environment steps of that
     statistic_steps: int = count(100_000)  # environment steps of the random policy that are looked at (N_beta)
     recompute_every: int = count(0, least=0)  # environment steps until the last N_beta ones are looked at; 0: never
     selection: str = one_of("entropy", "all", "least_change")  # of the candidates; least_change: as many as by entropy
@@ -50,18 +54,18 @@ class Config(ForesightConfig):
     norm: str = one_of("max", "mean", "range")  # what changes are measured in: sigma
     bins: int = count(10)  # of a normalised change above 0
     delta_mode: str = one_of("relative", "absolute")  # the bound is rho times the mean entropy, or delta nats
-    delta: float = number(0.3, above=0)  # absolute: entropy below which a feature is selected
-    rho: float = number(0.5, above=0)  # relative: the same, in means of the candidates' entropies
+    delta: float = only_with(number(0.3, above=0), delta_mode="absolute")  # entropy below which a feature is selected
+    rho: float = only_with(number(0.5, above=0), delta_mode="relative")  # the same, in means of the entropies
     max_dims: int | None = count(None)  # most features that are selected; null: no bound
-    influence: str = one_of("marginal", "signed", "ate_sq", "change")  # change: without counterfactuals (w/o SFI)
-    marginal: str = one_of("uniform", "policy")  # what an agent could have done instead
-    marginal_epsilon: float = number(0.05, least=0, most=1)  # policy: its share of random actions
-    cf_samples: int = count(0, least=0)  # alternatives drawn for each agent and step; 0: all that are available
-    visibility_mask: bool = False  # only features that the agent sees; needs the world's column `visible`
+    influence: str = one_of(*COMPARED, "change")  # change: without counterfactuals (w/o SFI)
+    marginal: str = only_with(one_of("uniform", "policy"), influence=COMPARED)  # what an agent could have done instead
+    marginal_epsilon: float = only_with(number(0.05, least=0, most=1), marginal="policy")  # its share of random actions
+    cf_samples: int = only_with(count(0, least=0), influence=COMPARED)  # alternatives drawn per agent and step; 0: all
+    visibility_mask: bool = only_with(field(default=False), influence=COMPARED)  # what the agent sees: column `visible`
     trace_mode: str = one_of("product", "accumulate", "none")  # none: without the trace (w/o AFI)
     eta: float = number(0.9, least=0, most=1)  # decay of the trace
     trace_clip: float = number(10.0, above=0)  # its largest value
-    trace_norm: str = one_of("none", "sum")  # sum: the trace's share of its sum instead of the trace
+    trace_norm: str = only_with(one_of("none", "sum"), trace_mode="product")  # sum: its share of the trace's sum
     model_predicts: str = one_of("next", "change")  # outputs: the next value of a feature, or its change
     model_inputs: str = one_of("raw", "units")  # states as they are; units: less their mean, over sigma
 
@@ -186,26 +190,6 @@ class FocusingInfluence(Foresight):
         if self.config.model_inputs == "units":
             self.model.read_in(self.statistic.centre, self.statistic.sigma)
         return self.fit_to(batch, target)
-
-
-def check(config: Config) -> None:
-    """Refuse settings that have no use beside others.
-
-    Raises:
-        Mistake: such a setting.
-    """
-    if config.influence == "change":
-        for key, usual in (("visibility_mask", False), ("marginal", "uniform"), ("cf_samples", 0)):
-            value = vars(config)[key]
-            if value != usual:
-                given, allowed = str(value).lower(), str(usual).lower()
-                raise Mistake(f"algo.{key}={given}: influence=change compares no actions; allowed is {allowed}")
-    bound, mode = ("delta", "absolute") if config.delta_mode == "relative" else ("rho", "relative")
-    if vars(config)[bound] != vars(Config)[bound]:
-        told = f"delta_mode={config.delta_mode} has no use for it; say algo.delta_mode={mode} too"
-        raise Mistake(f"algo.{bound}={vars(config)[bound]}: {told}")
-    if config.trace_norm == "sum" and config.trace_mode != "product":
-        raise Mistake(f"algo.trace_norm=sum: trace_mode={config.trace_mode} has no use for it; allowed is none")
 
 
 def wrap(base: Parts, spec: EnvSpec, config: Config) -> Parts:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from algos.factored import FactoredConfig, Optimizer
+from algos.factored import FactoredConfig, Optimizer, decay_of_returns
 from algos.formation.agent import FormationAgent, FormationQ
 from algos.formation.awareness import (
     Awareness,
@@ -65,8 +65,8 @@ class Config(FactoredConfig):
 
     name: str = "fox"
     agent_id: bool = False  # feed the agent its index; False: local heads tell agents apart
-    td_lambda: float = 0.0  # 0: one-step targets
-    td_weight: float = 1.0  # factor before the squared error
+    td_lambda: float = decay_of_returns(0.0)  # 0: one-step targets
+    td_weight: float = number(1.0, above=0)  # factor before the squared error
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("rmsprop", lr=5e-4, alpha=0.99, eps=1e-5))
     mixing_embed: int = count(32)
     hyper_embed: int = count(64)  # hidden units of the networks that make the mixer's weights

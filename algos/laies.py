@@ -17,7 +17,7 @@ from algos.influence.features import alive, feature_mask, refuse_unseen, visible
 from algos.influence.foresight import Foresight, ForesightConfig
 from algos.influence.model import Target
 from marl.dice import Noise
-from marl.fields import count, number, one_of
+from marl.fields import count, number, one_of, only_with
 from marl.ops import masked_mean
 from marl.parts import JointQ, Parts, Stats
 from marl.precision import full_precision
@@ -39,11 +39,11 @@ class Config(ForesightConfig):
     beta2: float = number(2.0, least=0)  # weight of CDI
     idi_clip: float = number(0.002, above=0)  # most IDI of an agent in a step
     cdi: str = one_of("change", "counterfactual")  # squared change of the external state (as released), or as meant
-    cdi_samples: int = count(16)  # counterfactual: random joint actions
+    cdi_samples: int = only_with(count(16), cdi="counterfactual")  # random joint actions
     cdi_clip: float = number(0.06, above=0)  # most CDI in a step
     clip: float | None = number(1.0, above=0)  # most that both add to the reward of a step; null: no bound
     anneal: bool = True  # let it fade to 0 from the first batch on whose mean reward is above 0
-    anneal_steps: int = count(2_000_000)  # environment steps of that
+    anneal_steps: int = only_with(count(2_000_000), anneal=True)  # environment steps of that
     visibility_mask: bool = False  # IDI only of features that the agent sees, where the world has a column `visible`
 
 

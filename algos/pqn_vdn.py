@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from algos.factored import FactoredConfig, FactoredQ, Optimizer, agent_net
+from algos.factored import FactoredConfig, FactoredQ, Optimizer, agent_net, decay_of_returns
 from marl.fields import Mistake, count, number
 from marl.mixers import Sum
 from marl.parts import Parts
@@ -18,7 +18,7 @@ class Config(FactoredConfig):
     name: str = "pqn_vdn"
     dense_layers: int = count(2)  # of the agent, before its GRU or the layer in its place
     layer_norm: bool = True  # normalise the agent's hidden layers: what keeps learning stable here
-    td_lambda: float = number(0.85, least=0, most=1)  # peng: PyMARL's TD(lambda); 0: one-step targets
+    td_lambda: float = decay_of_returns(0.85)  # peng: PyMARL's TD(lambda); 0: one-step targets
     td_weight: float = number(1.0, above=0)  # factor before the squared error
     target_every_episodes: int = count(0, least=0)  # 0: there are no delayed copies
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("radam", lr=2.5e-4, clip=1.0, lr_decay=True))

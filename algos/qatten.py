@@ -10,7 +10,7 @@ from torch import Tensor
 
 from algos.factored import FactoredConfig, FactoredQ, agent_net
 from marl.attention import Attention
-from marl.fields import Mistake, count, suggestion
+from marl.fields import Mistake, count, only_with, suggestion
 from marl.parts import Parts
 from marl.types import EnvSpec
 
@@ -24,7 +24,7 @@ class Config(FactoredConfig):
     key_embed: int = count(32)  # size of queries and keys
     query_hidden: int = count(64)  # hidden units of the network that makes queries
     weighted_heads: bool = True  # heads have weights w_h(s); False: they are added up
-    head_hidden: int = count(64)  # hidden units of the network that makes w_h
+    head_hidden: int = only_with(count(64), weighted_heads=True)  # hidden units of the network that makes w_h
     value_hidden: int = count(32)  # hidden units of the network that makes c(s)
     own_features: list[str] = field(default_factory=list)  # groups of the state told agent by agent; []: none
 

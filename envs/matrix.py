@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marl.env import BatchedEnv, Moments
-from marl.fields import check_values, count, number, one_of
+from marl.fields import check_values, count, number, one_of, only_with
 from marl.types import Array, Column, EnvSpec
 
 END = -1
@@ -35,9 +35,9 @@ class Config:
         "climbing", "penalty", "monotonic", "nonmonotonic", "nonmonotonic_small", "two_step", "shifting"
     )  # payoffs: see the module
     repeats: int = count(1)  # times the game is played in one episode; the EPyMARL benchmark plays 25
-    shift: str = one_of("rise", "fall")  # shifting only: the third becomes the best, or the first the worst
-    shift_at: int = count(12_000, least=0)  # shifting only: steps of training after which payoffs are the later ones
-    k: float = number(-100.0, most=0)  # penalty only: what a failed coordination costs; published are 0 to -100 by 25
+    shift: str = only_with(one_of("rise", "fall"), game="shifting")  # the third becomes best, or the first worst
+    shift_at: int = only_with(count(12_000, least=0), game="shifting")  # steps of training before the later payoffs
+    k: float = only_with(number(-100.0, most=0), game="penalty")  # pay for failing; published are 0 to -100 by 25
 
 
 class Game(NamedTuple):

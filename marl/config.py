@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from marl.fields import Mistake, check_values, count, like, number, one_of
+from marl.fields import Mistake, check_values, count, like, number, one_of, only_with, refuse_idle
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rollout:
     envs_per_worker: int = count(4)  # environments side by side in each of them
     inflight: int = count(4)  # plans asked for ahead of the learner, at least workers; fixes results in ordered mode
     ordered: bool = True  # learn in the order asked for, the same for any number of workers; false: as they come
-    timeout: float = number(300.0, above=0)  # seconds without an answer after which a worker is replaced
+    timeout: float = only_with(number(300.0, above=0), backend=("local", "ray"))  # seconds a worker may be silent
     time_limits: str = one_of(
         "cut", "terminal"
     )  # a limit only cuts an episode, or it ends the task (docs/time-limits.md)
@@ -46,7 +46,7 @@ class Replay:
 
     capacity: int = count(5000)  # episodes
     prioritised: bool = False  # draw episodes by their last TD error instead of uniformly
-    alpha: builtins.float = number(0.3, least=0)  # exponent of priorities
+    alpha: builtins.float = only_with(number(0.3, least=0), prioritised=True)  # exponent of priorities
     float: str = one_of("float32", "float16", "bfloat16")  # storage of observations and states
 
 
@@ -123,8 +123,8 @@ class Settings:
     phases: list[Phase] = field(default_factory=list)  # [{name: .., steps: ..}, ..]; they add up to steps; []: one
 
 
-def check(settings: Settings) -> None:
-    """Refuse what cannot be.
+def check(settings: Settings, typed: Collection[str] = ()) -> None:
+    """Refuse what cannot be, and ``typed`` keys that have no effect.
 
     Raises:
         Mistake: a value that is not allowed, alone or beside others.
@@ -144,6 +144,7 @@ def check(settings: Settings) -> None:
         if episodes > replay.capacity:
             raise Mistake(f"learner.{key}={episodes}: allowed are up to replay.capacity ({replay.capacity})")
     phase_ends(settings.phases, settings.steps)
+    refuse_idle(settings, typed)
 
 
 def phase_ends(phases: Sequence[Phase], steps: int) -> list[int]:

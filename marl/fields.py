@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -50,6 +50,19 @@ def count(default: int | None, least: int = 1) -> Any:
 def like(default: str | None, pattern: str, allowed: str) -> Any:
     """A field that takes text of a form; ``allowed`` says which."""
     return field(default=default, metadata={"pattern": pattern, "words": allowed})
+
+
+def only_with(entry: Any, **siblings: Any) -> Any:
+    """``entry``, of which nothing depends unless each of ``siblings`` has that value, or one of that tuple."""
+    needed = {name: value if isinstance(value, tuple) else (value,) for name, value in siblings.items()}
+    return field(default=entry.default, metadata={**entry.metadata, "needed": needed})
+
+
+def shown(value: object) -> str:
+    """A value as one types it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def one_line(said: object) -> str:
@@ -107,6 +120,24 @@ def check_value(key: str, value: Any, entry: Field[Any]) -> None:
         math.isfinite(value) and rule["least"] <= value <= rule["most"] and value > rule["above"]
     ):
         raise Mistake(f"{key}={value}: allowed are {_range(rule['least'], rule['above'], rule['most'])}")
+
+
+def refuse_idle(config: Any, typed: Collection[str], prefix: str = "") -> None:
+    """Refuse ``typed`` keys on whose value nothing depends, as `only_with` says of a dataclass and those below it.
+
+    Raises:
+        Mistake: such a key.
+    """
+    for entry in fields(config):
+        key, value = prefix + key_of(entry), vars(config)[entry.name]
+        if is_dataclass(value):
+            refuse_idle(value, typed, f"{key}.")
+        for sibling, needed in entry.metadata.get("needed", {}).items() if key in typed else ():
+            now = vars(config)[sibling]
+            if now not in needed:
+                allowed = " or ".join(f"{prefix}{sibling}={shown(other)}" for other in needed)
+                idle = f"{prefix}{sibling}={shown(now)} has no use for it"
+                raise Mistake(f"{key}={shown(value)}: {idle}; say {allowed} too")
 
 
 def _range(least: float, above: float, most: float) -> str:

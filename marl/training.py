@@ -15,7 +15,7 @@ from marl.config import Settings
 from marl.descent import NonFinite
 from marl.env import EnvUnavailable
 from marl.fields import Mistake, one_line
-from marl.replay import ReplayTooLarge
+from marl.replay import ROUNDED, ReplayTooLarge
 from marl.reporting.log import LogDamaged
 from marl.run import Run, Stopped
 
@@ -73,6 +73,11 @@ def _save_failed_batch(run: Run, fault: NonFinite) -> str:
     line = f"{fault} at update {clock.updates}, step {clock.steps}; training stopped"
     if batch is None:
         return line
+    broken = [name for name in ROUNDED if not torch.isfinite(getattr(batch, name)).all()]
+    if broken:
+        half = run.settings.replay.float == "float16"
+        reason = "; replay.float=float16 holds no more than 65504, allowed are float32, bfloat16" if half else ""
+        line = f"{line}; {' and '.join(broken)} of its batch has entries that are not finite{reason}"
     file = run.folder / f"nonfinite-{clock.updates:09d}.safetensors"
     fields = {name: value for name, value in vars(batch).items() if name != "columns"}
     fields |= {f"columns.{name}": value for name, value in batch.columns.items()}

@@ -104,12 +104,12 @@ decide_football() {
 
 # Sets extras. JaxMARL needs Python 3.11.
 choose_extras() {
-  extras=all,jaxmarl
+  extras=all
   if [[ ${JAX:-} == no ]]; then
-    extras=all
+    extras=light
   elif [[ $version == 3.10 ]]; then
     say "JaxMARL's suite skipped: it needs Python 3.11 or newer"
-    extras=all
+    extras=light
   fi
 }
 

@@ -107,6 +107,25 @@ MISTAKES = [
     ("algo=qmix env=meet learner.batch=6000", ["learner.batch=6000", "replay.capacity (5000)"]),
     ("algo=qmix env=grf rollout.workers=8", ["rollout.inflight=4", "rollout.workers (8)"]),
     ("algo=qmix env=meet rollout.workers=2", ["rollout.workers=2", "rollout.backend=inline"]),
+    ("algo=fox env=meet algo.td_lambda=5", ["algo.td_lambda=5", "0 to 1"]),
+    # values without effect
+    (
+        "algo=qmix env=meet algo.n_step=5",
+        ["algo.n_step=5: algo.returns=peng has no use", "say algo.returns=n_step too"],
+    ),
+    ("algo=fox env=meet algo.returns=n_step algo.td_lambda=0.5", ["algo.td_lambda=0.5", "or algo.returns=watkins"]),
+    (
+        "algo=qmix env=meet recipe=tuned algo.target_every_episodes=9",
+        ["algo.target_tau=0.01", "say algo.target_tau=0.0"],
+    ),
+    (
+        "algo=qmix env=meet algo.optimizer.alpha=0.9",
+        ["algo.optimizer.name=adam has no", "say algo.optimizer.name=rmsprop"],
+    ),
+    ("algo=fim algo.base=vdn env=meet algo.base.n_step=5", ["algo.base.n_step=5", "say algo.base.returns=n_step too"]),
+    ("algo=qmix env=matrix env.k=-5", ["env.k=-5.0: env.game=climbing has no use for it", "say env.game=penalty too"]),
+    ("algo=qmix env=meet replay.alpha=0.6", ["replay.prioritised=false has no use", "say replay.prioritised=true too"]),
+    # beside others
     ("algo=qmix env=meet phases=[{name:a,steps:3}]", ["steps=2000000", "3", "phases"]),
     ("algo=qmix env=meet steps=3 phases=[{name:a,steps:3},{name:b,steps:0}]", ["phases.1.steps=0", "1 and more"]),
     ("algo=qmix env=meet env.agents=1", ["env.agents=1", "2 and more"]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from safetensors.torch import load_file
 
 import algos
@@ -47,6 +50,41 @@ def test_the_batch_that_broke_a_run_is_kept(tmp_path, capsys):
     batch = load_file(kept)
     assert len(batch["reward"]) == 8 and batch["obs"].shape[1] == batch["reward"].shape[1] + 1
     assert not list((tmp_path / "broken").glob("*.writing"))
+
+
+class FarAway(gymnasium.Env):
+    """Five steps, seen from a distance that sixteen bits do not hold."""
+
+    observation_space = gymnasium.spaces.Box(0, 1e6, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 5
+        return np.full(2, 1e5, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.full(2, 1e5, np.float32), 1.0, self.left == 0, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(("stored", "ends_with"), [("float16", 1), ("bfloat16", 0)])
+def test_what_sixteen_bits_do_not_hold_is_named(tmp_path, capsys, monkeypatch, stored, ends_with):
+    monkeypatch.setitem(gymnasium.registry, "Far-v0", EnvSpec("Far-v0", FarAway))
+    world = [
+        "env=gymnasium",
+        "env.id=Far-v0",
+        "env.horizon=5",
+        "rollout.backend=inline",
+        "rollout.workers=1",
+        "steps=200",
+    ]
+    status, line = ends(tmp_path, capsys, *world, f"replay.float={stored}")
+    assert status == ends_with, line
+    assert (
+        "obs and state of its batch has entries that are not finite; replay.float=float16 holds no more than 65504"
+        in line
+    ) == (status == 1)
 
 
 def test_a_run_that_learned_nothing_says_so(tmp_path, capsys):

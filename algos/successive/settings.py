@@ -10,9 +10,12 @@ from torch import nn
 from algos.factored import FactoredConfig
 from marl.attention import Attention
 from marl.duplex import Duplex
-from marl.fields import Mistake, count, number, one_of
+from marl.fields import Mistake, count, number, one_of, only_with
 from marl.mixers import Monotonic, Sum
 from marl.types import EnvSpec
+
+WEIGHED = ("monotonic", "duplex", "attention")
+"""Mixers that weigh utilities."""
 
 
 @dataclass
@@ -24,12 +27,12 @@ class Config(FactoredConfig):
     td_weight: float = number(1.0, above=0)  # factor before each squared error
     successors: int = count(2, least=0)  # K: sub-values beside Q_tot, each for the next best joint action
     mixer: str = one_of("monotonic", "sum", "duplex", "attention")  # of sub-values: QMIX's, VDN's, QPLEX's, Qatten's
-    mixing_embed: int = count(32)  # monotonic; attention: hidden units of the network that makes c(s)
-    hyper_embed: int = count(64)  # all but sum: hidden units of the networks that make the mixer's weights
-    heads: int = count(4)  # duplex, attention
-    key_embed: int = count(32)  # attention: size of queries and keys
-    advantage_embed: int = count(64)  # duplex: hidden units of each layer of the networks that make lambda
-    advantage_layers: int = count(2)  # duplex: layers of each of them
+    mixing_embed: int = only_with(count(32), mixer=("monotonic", "attention"))  # attention: units that make c(s)
+    hyper_embed: int = only_with(count(64), mixer=WEIGHED)  # hidden units of the networks that make its weights
+    heads: int = only_with(count(4), mixer=("duplex", "attention"))
+    key_embed: int = only_with(count(32), mixer="attention")  # size of queries and keys
+    advantage_embed: int = only_with(count(64), mixer="duplex")  # hidden units of each layer that makes lambda
+    advantage_layers: int = only_with(count(2), mixer="duplex")  # layers of each network that makes it
     central_embed: int = count(256)  # hidden units of the central mixer
     central_outputs: int = count(1)  # values that a central agent gives for an action
     alpha: float = number(1.0, least=0)  # how much of its central value a suppressed action loses

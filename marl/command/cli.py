@@ -123,9 +123,10 @@ def load(
     """
     registries = Registries(algorithms, environments)
     config = find("run", saved, logdir)
-    settings = settings_from(request(arguments).pairs, registries, read(config))
+    asked = request(arguments)
+    settings = settings_from(asked.pairs, registries, read(config))
     settings = replace(settings, name=config.parent.name, logdir=str(config.parent.parent))
-    check(settings)
+    check(settings, asked.keys)
     probe(settings, registries)
     return settings, config.parent
 

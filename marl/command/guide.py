@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from marl.command.compose import CONFIGS, Registries, files
-from marl.command.typed import shown
 from marl.config import Settings
-from marl.fields import key_of
+from marl.fields import key_of, shown
 
 EXAMPLES = """\
   {command} algo=fox env=grf

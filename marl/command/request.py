@@ -16,9 +16,8 @@ from hydra.errors import HydraException
 
 from marl.command.compose import Pair, Registries, settings_from
 from marl.command.runs import find, read
-from marl.command.typed import shown
 from marl.config import Settings, check, default_name
-from marl.fields import Mistake, first_line, of_base
+from marl.fields import Mistake, first_line, of_base, shown
 
 HARMLESS = ("steps", "device", "log", "checkpoint", "ray", "rollout.backend", "rollout.workers", "rollout.timeout")
 """What may change when a run goes on; all else would make it another experiment."""
@@ -33,6 +32,11 @@ class Request(NamedTuple):
 
     pairs: list[Pair]
     about: dict[str, str]
+
+    @property
+    def keys(self) -> set[str]:
+        """What was typed."""
+        return {key for key, _ in self.pairs}
 
 
 def request(arguments: Sequence[str]) -> Request:
@@ -65,7 +69,7 @@ def one(arguments: Sequence[str], registries: Registries) -> Settings:
         return resumed(asked, registries)
     saved = read(_saved("from", about)) if "from" in about else None
     settings = replace(settings_from(asked.pairs, registries, saved), from_=about.get("from"))
-    check(settings)
+    check(settings, asked.keys)
     return settings
 
 
@@ -92,7 +96,7 @@ def resumed(asked: Request, registries: Registries) -> Settings:
         raise Mistake(f"steps={settings.steps}: allowed beside resume are {before.steps}, as it was, and more")
     folder = config.parent
     settings = replace(settings, name=folder.name, logdir=str(folder.parent), resume=str(folder))
-    check(settings)
+    check(settings, asked.keys)
     return settings
 
 

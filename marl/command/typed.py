@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from marl.fields import Mistake, first_line, suggestion
+from marl.fields import Mistake, first_line, shown, suggestion
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
@@ -94,13 +94,6 @@ def wording(hint: Any) -> str:
         return f"a list of mappings with {', '.join(entry.name for entry in fields(get_args(hint)[0]))}"
     parts = get_args(hint) if type(None) in get_args(hint) else (hint,)
     return " or ".join(WORDS[part] if part in WORDS else inspect.formatannotation(part) for part in parts)
-
-
-def shown(value: Any) -> str:
-    """A value as one types it."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _no_such_key(root: DictConfig, node: DictConfig, wrong: str, whole: str, value: Any) -> Mistake:
