@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from omegaconf import MISSING, OmegaConf
 
 import algos
 import envs
+from algos.factored import Optimizer
 from marl.command import cli
 from marl.command.compose import Registries, files
 from marl.command.guide import settings as listed
 from marl.command.request import one, several
 from marl.command.runs import held_folder, open_folder, to_yaml
 from marl.command.typed import put, tree
-from marl.config import Settings
+from marl.config import Replay, Rollout, Settings
 from marl.env import EnvUnavailable
 from marl.fields import Mistake, leaves
 
@@ -578,6 +579,18 @@ def test_help_lists_everything_without_importing_torch() -> None:
     assert described >= {*algos.ALGORITHMS, *envs.ENVIRONMENTS, *files("experiment")}
     keys = {start.partition("=")[0] for start in described}
     assert keys >= {key for key, _, _ in leaves(Settings(None, None))}
+
+
+@pytest.mark.parametrize("module", [*algos.ALGORITHMS.values(), *envs.ENVIRONMENTS.values()])
+def test_every_number_has_a_range_and_every_condition_a_setting(module: str) -> None:
+    for key, value, entry in leaves(import_module(module).Config()):
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        assert "least" in entry.metadata or not numeric, key
+    for holder in (import_module(module).Config, Optimizer, Rollout, Replay):
+        named = {entry.name: entry for entry in fields(holder)}
+        for entry in named.values():
+            for sibling, needed in entry.metadata.get("needed", {}).items():
+                assert set(needed) <= {*named[sibling].metadata.get("allowed", needed)}, entry.name
 
 
 def test_every_setting_is_explained() -> None:
