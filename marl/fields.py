@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -132,12 +132,15 @@ def refuse_idle(config: Any, typed: Collection[str], prefix: str = "") -> None:
         key, value = prefix + key_of(entry), vars(config)[entry.name]
         if is_dataclass(value):
             refuse_idle(value, typed, f"{key}.")
-        for sibling, needed in entry.metadata.get("needed", {}).items() if key in typed else ():
-            now = vars(config)[sibling]
-            if now not in needed:
-                allowed = " or ".join(f"{prefix}{sibling}={shown(other)}" for other in needed)
-                idle = f"{prefix}{sibling}={shown(now)} has no use for it"
-                raise Mistake(f"{key}={shown(value)}: {idle}; say {allowed} too")
+        elif key in typed:
+            for sibling, needed in entry.metadata.get("needed", {}).items():
+                _refuse_unless(vars(config)[sibling], needed, f"{prefix}{sibling}", f"{key}={shown(value)}")
+
+
+def _refuse_unless(now: object, needed: Sequence[object], sibling: str, typed: str) -> None:
+    if now not in needed:
+        allowed = " or ".join(f"{sibling}={shown(other)}" for other in needed)
+        raise Mistake(f"{typed}: {sibling}={shown(now)} has no use for it; say {allowed} too")
 
 
 def _range(least: float, above: float, most: float) -> str:
