@@ -62,6 +62,19 @@ class AgentLinear(StackedLinear):
         return torch.einsum("...ni,nui->...nu", inputs, self.weight) + self.bias
 
 
+class AgentNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) with parameters of its own for each agent."""
+
+    def __init__(self, n_agents: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_agents, size))
+        self.bias = nn.Parameter(torch.zeros(n_agents, size))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., N, U) -> (..., N, U)."""
+        return torch.addcmul(self.bias, functional.layer_norm(inputs, inputs.shape[-1:]), self.weight)
+
+
 class TeamGRU(nn.GRU):
     """A GRU whose parameters all agents share."""
 
@@ -96,7 +109,7 @@ class Recurrence(nn.Module):
         hidden = layers.hidden
         self.shape = (n_agents, hidden)
         self.dense = dense(size, n_agents, layers)
-        self.norm = norm(layers)
+        self.norm = norm(n_agents, layers)
         self.rnn = TeamGRU(hidden, hidden) if layers.shared else AgentGRU(n_agents, hidden, hidden)
 
     def start(self, n: int) -> Tensor:
@@ -122,7 +135,7 @@ class FeedForward(nn.Module):
         self.n_agents = n_agents
         self.dense = dense(size, n_agents, layers)
         self.last = linear(layers.hidden, layers.hidden, n_agents, layers)
-        self.norm = norm(layers)
+        self.norm = norm(n_agents, layers)
 
     def start(self, n: int) -> Tensor:
         """(E, N, 0)."""
@@ -154,13 +167,15 @@ def dense(size: int, n_agents: int, layers: Layers) -> nn.Sequential:
     """Linear, norm, ReLU, as often as ``layers.dense`` says: (..., N, size) -> (..., N, H)."""
     blocks: list[nn.Module] = []
     for inputs in [size, *[layers.hidden] * (layers.dense - 1)]:
-        blocks += [linear(inputs, layers.hidden, n_agents, layers), norm(layers), nn.ReLU()]
+        blocks += [linear(inputs, layers.hidden, n_agents, layers), norm(n_agents, layers), nn.ReLU()]
     return nn.Sequential(*blocks)
 
 
-def norm(layers: Layers) -> nn.Module:
-    """What follows a hidden layer."""
-    return nn.LayerNorm(layers.hidden) if layers.layer_norm else nn.Identity()
+def norm(n_agents: int, layers: Layers) -> nn.Module:
+    """What follows a hidden layer of (..., N, H), for all agents or for each."""
+    if not layers.layer_norm:
+        return nn.Identity()
+    return nn.LayerNorm(layers.hidden) if layers.shared else AgentNorm(n_agents, layers.hidden)
 
 
 class AgentBody(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 import algos
 import envs
-from algos import pqn_vdn, qatten, qmix, qplex, qtran, vdn, wqmix
+from algos import pqn_vdn, qatten, qtran, wqmix
 from algos.factored import Optimizer
 from marl.attention import Attention, Keys
 from marl.command import cli
@@ -24,27 +24,10 @@ from marl.learner import Learner
 from marl.mixers import Unrestricted
 from marl.replay import Replay
 from marl.types import EnvSpec, Episodes
+from tests.family import BUILDS, SPEC, batch, built
 
-GROUPS = {"places": (0, 1, 2, 3, 4, 5), "clock": (5,)}
-SPEC = EnvSpec("hand", n_agents=3, n_actions=4, obs_dim=4, state_dim=6, horizon=6, state_groups=GROUPS)
 SMAC = EnvSpec("5m_vs_6m", n_agents=5, n_actions=12, obs_dim=55, state_dim=98, horizon=70)
 PAIR = EnvSpec("pair", n_agents=2, n_actions=3, obs_dim=4, state_dim=5, horizon=6)
-BUILDS = {
-    "vdn": (vdn, vdn.Config()),
-    "qmix": (qmix, qmix.Config()),
-    "qplex": (qplex, qplex.Config()),
-    "cw_qmix": (wqmix, wqmix.Config(weighting="central")),
-    "ow_qmix": (wqmix, wqmix.Config(weighting="optimistic")),
-    "qatten": (qatten, qatten.Config()),
-    "qtran": (qtran, qtran.Config()),
-    "pqn_vdn": (pqn_vdn, pqn_vdn.Config(hidden=16)),
-}
-
-
-def built(name: str, spec: EnvSpec = SPEC, **settings: object):
-    module, config = BUILDS[name]
-    torch.manual_seed(0)
-    return module.build(spec, replace(config, **settings)).q
 
 
 def size(module: nn.Module) -> int:
@@ -53,34 +36,6 @@ def size(module: nn.Module) -> int:
 
 def two_layers(inputs: int, hidden: int, out: int) -> int:
     return inputs * hidden + hidden + hidden * out + out
-
-
-def batch(spec: EnvSpec = SPEC, lengths: tuple[int, ...] = (2, 5, 6), padding: int = 0) -> Episodes:
-    """Random episodes; padding is zero and offers no action, as where episodes are recorded."""
-    draw = torch.Generator().manual_seed(7)
-    b, t = len(lengths), max(lengths)
-    seen = torch.arange(t + 1) <= torch.tensor(lengths)[:, None]
-    played = seen[:, 1:]
-    avail = torch.rand(b, t + 1, spec.n_agents, spec.n_actions, generator=draw) < 0.7
-    avail[..., 1] = True
-    avail &= seen[..., None, None]
-    noise = torch.rand(avail.shape, generator=draw)
-    actions = noise[:, :-1].masked_fill(~avail[:, :-1], -1).argmax(-1) * played[..., None]
-    terminal = torch.zeros(b, t, dtype=torch.bool)
-    terminal[1, lengths[1] - 1] = True
-    fields = {
-        "obs": torch.randn(b, t + 1, spec.n_agents, spec.obs_dim, generator=draw) * seen[..., None, None],
-        "state": torch.randn(b, t + 1, spec.state_dim, generator=draw) * seen[..., None],
-        "avail": avail,
-        "actions": actions,
-        "executed": actions,
-        "reward": torch.randn(b, t, generator=draw) * played,
-        "terminal": terminal,
-    }
-    longer = {
-        name: torch.cat([value, value.new_zeros(b, padding, *value.shape[2:])], 1) for name, value in fields.items()
-    }
-    return Episodes.of(longer, torch.tensor(lengths))
 
 
 def gradients(q, loss: torch.Tensor) -> dict[str, torch.Tensor]:

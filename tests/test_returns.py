@@ -189,10 +189,11 @@ def test_an_agent_plays_as_it_learns(recurrent, shared, layer_norm):
         torch.testing.assert_close(step, values[:, t])
 
 
+@pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("recurrent", [True, False])
-def test_agents_that_share_nothing_learn_nothing_of_one_another(recurrent):
+def test_agents_that_share_nothing_learn_nothing_of_one_another(recurrent, layer_norm):
     torch.manual_seed(4)
-    agent = AgentNet(SPEC, Layers(8, recurrent, layer_norm=False, shared=False))
+    agent = AgentNet(SPEC, Layers(8, recurrent, layer_norm, shared=False))
     values, _ = agent(torch.randn(3, 5, 2, 4), torch.randint(-1, 3, (3, 5, 2)))
     values[..., 0, :].sum().backward()
     for name, parameter in agent.named_parameters():

@@ -173,8 +173,6 @@ def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_
         torch.testing.assert_close(now, values[:, :, t])
         torch.testing.assert_close(recalled, features[:, :, t])
     assert memory.shape == (4, 3, 3, 8 if recurrent else 0)
-    if layer_norm and not shared:
-        return  # agents with parameters of their own share one normalisation in `AgentNet`
     own = dict(stacked.named_parameters())
     for k in range(3):
         for name, parameter in single.named_parameters():

@@ -34,6 +34,8 @@ class Task(NamedTuple):
     """Length of each agent's flat observation."""
     choices: tuple[int, ...]
     """Actions of each agent."""
+    options: Mapping[str, Any]
+    """Of the suite's environment."""
 
 
 def chosen(config: Config, known: Mapping[str, tuple[int, int]]) -> str:
@@ -61,12 +63,13 @@ FLAG, COUNT = Option(bool), Option(int, count(None))
 WORDS = {bool: "true and false", int: "whole numbers", float: "numbers", str: "words"}
 
 
-def check_options(config: Config, **options: Option) -> None:
-    """Only these options, with values that they take.
+def checked_options(config: Config, **options: Option) -> dict[str, Any]:
+    """What is set of these options, as the suite takes it: JAX tells 1 from 1.0.
 
     Raises:
-        ValueError: another one is set, or one to something else.
+        ValueError: another one is set, or one to something that it does not take.
     """
+    checked = {}
     for name, value in config.kwargs.items():
         key = f"env.kwargs.{name}"
         if name == "max_steps":
@@ -77,3 +80,5 @@ def check_options(config: Config, **options: Option) -> None:
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise refusal(key, value, f"allowed are {WORDS[kind]}")
         check_value(key, value, rule)
+        checked[name] = kind(value)
+    return checked

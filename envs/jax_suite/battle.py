@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from envs.jax_suite.asked import COUNT, FLAG, Config, Option, Task, check_options, chosen
+from envs.jax_suite.asked import COUNT, FLAG, Config, Option, Task, checked_options, chosen
 from marl.fields import number, one_of
 from marl.types import Column, EnvSpec
 
@@ -46,14 +46,14 @@ STOP = 4
 
 def battle(config: Config) -> Task:
     """Observation: the other units, allies first, then oneself. Actions: four moves, stop, one attack per enemy."""
-    check_options(config, **OPTIONS)
+    options = checked_options(config, **OPTIONS)
     scenario = chosen(config, SCENARIOS)
     allies, enemies = SCENARIOS[scenario]
     units = allies + enemies
     width = SEEN * (units - 1) + OWN
     native = config.state == "auto"
     block = tuple(tuple(range(SEEN * k, SEEN * (k + 1))) for k in range(allies - 1))
-    bonus = float(config.kwargs.get("won_battle_bonus", 1.0))
+    bonus = options.get("won_battle_bonus", 1.0)
     spec = EnvSpec(
         name=f"{config.name}:{config.id}:{scenario}",
         n_agents=allies,
@@ -72,7 +72,7 @@ def battle(config: Config) -> Task:
             "won": Column((), "bool", "episode"),
         },
     )
-    return Task(config, scenario, spec, (width,) * allies, (5 + enemies,) * allies)
+    return Task(config, scenario, spec, (width,) * allies, (5 + enemies,) * allies, options)
 
 
 def _unit_groups(allies: int, enemies: int) -> dict[str, tuple[int, ...]]:

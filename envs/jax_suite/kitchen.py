@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from envs.jax_suite.asked import FLAG, Config, Task, check_options, chosen
+from envs.jax_suite.asked import FLAG, Config, Task, checked_options, chosen
 from marl.types import Column, EnvSpec
 
 KITCHEN = "overcooked"
@@ -25,7 +25,7 @@ DELIVERY, SHAPED = 20.0, 5.0
 
 def kitchen(config: Config) -> Task:
     """Observation: 26 layers of the whole kitchen, cell by cell, the cook's own layers first."""
-    check_options(config, random_reset=FLAG)
+    options = checked_options(config, random_reset=FLAG)
     layout = chosen(config, LAYOUTS)
     width, height = LAYOUTS[layout]
     cells = range(width * height)
@@ -43,4 +43,4 @@ def kitchen(config: Config) -> Task:
         reward_range=(0.0, 2 * (DELIVERY + SHAPED * config.shaping)),
         columns={"soups": Column((), "int16", "episode")},
     )
-    return Task(config, layout, spec, (LAYERS * len(cells),) * 2, (6, 6))
+    return Task(config, layout, spec, (LAYERS * len(cells),) * 2, (6, 6), options)

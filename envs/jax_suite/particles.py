@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from envs import refusal
-from envs.jax_suite.asked import COUNT, Config, Option, Task, check_options
+from envs.jax_suite.asked import COUNT, Config, Option, Task, checked_options
 from marl.fields import number
 from marl.types import EnvSpec
 
@@ -13,7 +14,12 @@ SHARE = Option(float, number(None, least=0, most=1))
 
 
 def _particles(
-    config: Config, agents: tuple[str, ...], widths: tuple[int, ...], choices: tuple[int, ...], **more: Any
+    config: Config,
+    agents: tuple[str, ...],
+    widths: tuple[int, ...],
+    choices: tuple[int, ...],
+    options: Mapping[str, Any],
+    **more: Any,
 ) -> Task:
     if config.scenario is not None:
         raise refusal("env.scenario", config.scenario, f"{config.id} has none")
@@ -27,13 +33,13 @@ def _particles(
         agents=agents,
         **more,
     )
-    return Task(config, None, spec, widths, choices)
+    return Task(config, None, spec, widths, choices, options)
 
 
 def spread(config: Config) -> Task:
     """Observation: velocity, position, offsets of landmarks, offsets of team-mates, their (silent) communication."""
-    check_options(config, num_agents=COUNT, num_landmarks=COUNT, local_ratio=SHARE)
-    n, landmarks = config.kwargs.get("num_agents", 3), config.kwargs.get("num_landmarks", 3)
+    options = checked_options(config, num_agents=COUNT, num_landmarks=COUNT, local_ratio=SHARE)
+    n, landmarks = options.get("num_agents", 3), options.get("num_landmarks", 3)
     width, mates = 4 + 2 * landmarks + 4 * (n - 1), 4 + 2 * landmarks
     parts = {
         "ally_velocity": range(2),
@@ -44,14 +50,15 @@ def spread(config: Config) -> Task:
     groups = {name: tuple(a * width + f for a in range(n) for f in part) for name, part in parts.items()}
     block = tuple((mates + 2 * k, mates + 2 * k + 1) for k in range(n - 1))
     names = tuple(f"agent_{i}" for i in range(n))
-    return _particles(config, names, (width,) * n, (5,) * n, state_groups=groups, teammate_blocks=(block,) * n, noop=0)
+    told = {"state_groups": groups, "teammate_blocks": (block,) * n, "noop": 0}
+    return _particles(config, names, (width,) * n, (5,) * n, options, **told)
 
 
 def speaker_listener(config: Config) -> Task:
     """The speaker sees the goal's colour; the listener its velocity, offsets of landmarks, what was said."""
-    check_options(config)
+    options = checked_options(config)
     groups = {"goal": (0, 1, 2), "ally_velocity": (3, 4), "landmark_offset": tuple(range(5, 11)), "said": (11, 12, 13)}
-    return _particles(config, ("speaker_0", "listener_0"), (3, 11), (3, 5), state_groups=groups)
+    return _particles(config, ("speaker_0", "listener_0"), (3, 11), (3, 5), options, state_groups=groups)
 
 
 def reference(config: Config) -> Task:
@@ -59,7 +66,7 @@ def reference(config: Config) -> Task:
 
     Action 5 s + m says s and moves as m.
     """
-    check_options(config, local_ratio=SHARE)
+    options = checked_options(config, local_ratio=SHARE)
     parts = {"ally_velocity": range(2), "landmark_offset": range(2, 8), "goal": range(8, 11), "said": range(11, 21)}
     groups = {name: tuple(a * 21 + f for a in range(2) for f in part) for name, part in parts.items()}
-    return _particles(config, ("agent_0", "agent_1"), (21, 21), (50, 50), state_groups=groups)
+    return _particles(config, ("agent_0", "agent_1"), (21, 21), (50, 50), options, state_groups=groups)

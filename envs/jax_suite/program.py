@@ -52,7 +52,7 @@ def suite(task: Task) -> Any:
         EnvUnavailable: the installed suite is not the one that `tasks` describes.
     """
     config, package = task.config, imported("jaxmarl")
-    options = dict(config.kwargs)
+    options = dict(task.options)
     made = config.id
     if config.id == BATTLE:
         scenarios = imported("jaxmarl.environments.smax.smax_env")
