@@ -185,7 +185,9 @@ class FactoredQ(JointQ):
         return self.step(view, memory, None)[0]
 
     def mix(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
-        return self.mixer(chosen, best, state, actions).squeeze(-1)
+        """Of separate learners, who each value what the whole team is paid, the mean."""
+        joint: Tensor = self.mixer(chosen, best, state, actions).mean(-1)
+        return joint
 
     # learning
 

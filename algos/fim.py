@@ -14,7 +14,7 @@ from torch import Tensor
 from algos.factored import FactoredQ
 from algos.influence.counterfactual import Measure, compare, sampled, uniform_marginal
 from algos.influence.fading import Fading
-from algos.influence.features import alive, feature_mask, native_mask, refuse_unseen, visible_features
+from algos.influence.features import alive, feature_mask, groups, native_mask, refuse_unseen, visible_features
 from algos.influence.foresight import Foresight, ForesightConfig
 from algos.influence.model import Target
 from algos.influence.selection import LIMIT, Rule
@@ -90,6 +90,10 @@ class FocusingInfluence(Foresight):
         native = native_mask(spec, config.not_native, "algo.not_native", NOT_NATIVE)
         if config.candidates:
             native &= feature_mask(spec, config.candidates, "algo.candidates")
+            if not native.any():
+                left = ", ".join(name for name in groups(spec) if name not in config.not_native)
+                asked = ", ".join(config.candidates)
+                raise Mistake(f"algo.candidates=[{asked}]: all of it is in algo.not_native; allowed are {left}")
         self.statistic = Statistic(native, config.watching())
         self.fading = Fading(config.anneal_steps if config.anneal else None)
         self._teller = Teller(spec)

@@ -91,6 +91,8 @@ def _check_spec(make: Make, faults: Faults) -> None:
 
 def _check_features(spec: EnvSpec, faults: Faults) -> None:
     for group, features in spec.state_groups.items():
+        if not features:
+            faults.add(f"spec.state_groups[{group!r}] is empty")
         if not all(0 <= feature < spec.state_dim for feature in features):
             faults.add(f"spec.state_groups[{group!r}] names features outside of the {spec.state_dim} of the state")
     if spec.teammate_blocks is None:

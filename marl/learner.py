@@ -18,6 +18,7 @@ from marl.descent import Descent, NonFinite
 from marl.dice import Noise, generator
 from marl.heap import keep_freed_memory
 from marl.parts import Bonus, Intervention, Parts, Stats, declared, shaped
+from marl.precision import use_tf32
 from marl.replay import Replay
 from marl.types import Array, Clock, Episodes, Record
 
@@ -48,7 +49,7 @@ class Learner:
         self.clock = Clock()
         keep_freed_memory()
         self._precision = precision
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        use_tf32(precision == "tf32")
         for _, part in parts.named():
             part.to(self.device)
             part.equip()

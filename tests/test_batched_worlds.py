@@ -359,6 +359,14 @@ def test_a_warehouse_never_ends_by_itself():
         assert not now.terminal[0] and now.truncated[0] == (step == 7)
 
 
+def test_a_warehouse_may_end_where_nothing_is_delivered():
+    env = made(rware, 1, kwargs={"max_inactivity_steps": 5})
+    env.reset([0])
+    for step in range(1, 6):
+        now = env.step(np.zeros((1, 2), np.int64), np.ones(1, np.bool_))
+        assert now.terminal[0] == (step == 5) and not now.truncated[0]
+
+
 @pytest.mark.parametrize(
     ("module", "name", "told"),
     [

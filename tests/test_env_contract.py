@@ -182,6 +182,7 @@ BROKEN = {
     "range": (declaring(reward_range=(1.0, 0.0)), "spec.reward_range is (1.0, 0.0)"),
     "horizon": (declaring(horizon=0), "spec.horizon is 0: a whole number from 1 on is needed"),
     "fractions": (declaring(horizon=7.0), "spec.horizon is 7.0: a whole number from 1 on is needed"),
+    "empty state group": (declaring(state_groups={"ball": ()}), "spec.state_groups['ball'] is empty"),
     "state group": (declaring(state_groups={"ball": (3,)}), "spec.state_groups['ball'] names features outside"),
     "blocks": (declaring(teammate_blocks=(((0, 1),),)), "spec.teammate_blocks does not give each of 2 agents"),
     "far blocks": (declaring(teammate_blocks=(((9,),), ((0,),))), "spec.teammate_blocks names features outside"),

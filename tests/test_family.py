@@ -363,6 +363,15 @@ def test_what_a_paper_leaves_no_room_for_is_refused_before_anything_starts(line,
 
 
 @pytest.mark.parametrize("name", BUILDS)
+def test_a_joint_value_is_one_number(name):
+    q, (chosen, best) = built(name), torch.randn(2, 5, 3).sort(0).values
+    joint = q.mix(chosen, best, torch.randn(5, 6), torch.zeros(5, 3, dtype=torch.long))
+    assert joint.shape == (5,)
+    if name == "iql":
+        torch.testing.assert_close(joint, chosen.mean(-1))
+
+
+@pytest.mark.parametrize("name", BUILDS)
 @pytest.mark.parametrize("returns", ["peng", "watkins"])
 def test_padding_changes_nothing(name, returns):
     q = built(name, returns=returns)

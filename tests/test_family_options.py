@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cache
 from types import ModuleType
@@ -21,7 +23,6 @@ from marl.env import Moment, SideBySide
 from marl.fields import Mistake
 from marl.learner import Learner
 from marl.replay import Replay
-from marl.types import Record
 from marl.worker import Plan, Worker
 from tests.toys import Clockwork
 
@@ -73,43 +74,70 @@ def refused(module: ModuleType, config: Any, option: dict[str, Any]) -> bool:
     return False
 
 
-def learned(config: Any, prioritised: bool) -> tuple[list[Record], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Eight episodes of the toy world, and all tensors before and after two updates on them."""
-    torch.manual_seed(0)
-    parts = algos.assemble(SPEC, config)
-    layout = {**SPEC.fields(), **parts.columns()}
-    replay = Replay(SPEC, layout, 8, torch.device("cpu"), alpha=0.5 if prioritised else None)
-    learner = Learner(parts, replay, Learning(4, 0.25, 8), 0)
-    worker = Worker(algos.assemble(SPEC, config), SideBySide(Clockwork, 8), 0)
-    worker.load(learner.weights())
-    before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
-    records = worker.play(Plan(0, TRAIN, 0, 8, epsilon=0.5)).records
-    for record in records:
-        learner.absorb(record)
-    learner.update()
-    learner.update()
-    return records, before, learner.tensors()
+class Wide(Clockwork):
+    """With a state of more than two features, and small numbers to see."""
+
+    spec = replace(Clockwork.spec, state_dim=4)
+
+    def _moment(self, actions: Any) -> Moment:
+        moment = super()._moment(actions)
+        return replace(moment, obs=moment.obs / 100, state=np.concatenate([moment.state, moment.state[::-1] - 3]))
+
+
+@contextmanager
+def changed(config: Any, **values: Any) -> Iterator[None]:
+    """A shared configuration with other values for a while."""
+    kept = {name: vars(config)[name] for name in values}
+    vars(config).update(values)
+    try:
+        yield
+    finally:
+        vars(config).update(kept)
+
+
+def learned(name: str, *, prioritised: bool = False, **option: Any) -> dict[str, torch.Tensor]:
+    """All tensors after four updates on eight episodes of the toy world."""
+    whole = chosen(name).algo
+    config = innermost(whole)
+    with changed(config, **{"td_lambda": 0.5, **option}), changed(config.optimizer, lr=0.01):
+        torch.manual_seed(0)
+        parts = algos.assemble(Wide.spec, whole)
+        layout = {**Wide.spec.fields(), **parts.columns()}
+        replay = Replay(Wide.spec, layout, 8, torch.device("cpu"), alpha=0.5 if prioritised else None)
+        learner = Learner(parts, replay, Learning(4, 0.25, 8), 0)
+        worker = Worker(algos.assemble(Wide.spec, whole), SideBySide(Wide, 8), 0)
+        worker.load(learner.weights())
+        for record in worker.play(Plan(0, TRAIN, 0, 8, epsilon=0.5)).records:
+            learner.absorb(record)
+        for _ in range(4):
+            learner.update()
+    return learner.tensors()
+
+
+@cache
+def plain(name: str) -> dict[str, torch.Tensor]:
+    """The same without an option."""
+    return learned(name)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "-".join(map(str, option)))
 @pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
-def test_every_algorithm_takes_every_option_or_says_that_it_does_not(name: str, option: dict[str, Any]) -> None:
-    whole = chosen(name).algo
-    config = innermost(whole)
+def test_every_option_changes_what_every_algorithm_learns_or_is_refused(name: str, option: dict[str, Any]) -> None:
+    config = innermost(chosen(name).algo)
     if not isinstance(config, FactoredConfig):
         pytest.skip("not of the family")
-    own = {key: value for key, value in option.items() if key != "prioritised"}
-    kept = {key: vars(config)[key] for key in own}
-    vars(config).update(own)
-    try:
+    with changed(config, **{key: value for key, value in option.items() if key != "prioritised"}):
         if refused(algos.module(config.name), config, option):
             return
-        records, before, after = learned(whole, "prioritised" in option)
-    finally:
-        vars(config).update(kept)
-    assert len(records) == 8
+    after = learned(name, **option)
     assert all(tensor.isfinite().all() for tensor in after.values())
-    assert any(not torch.equal(after[name], tensor) for name, tensor in before.items() if name.startswith("q.state"))
+    reads_no_state = config.name in ("iql", "vdn", "pqn_vdn") and "state_norm" in option
+    is_so_already = all(vars(config).get(key) == value for key, value in option.items())
+    assert same(after, plain(name)) == (reads_no_state or is_so_already)
 
 
 def test_what_is_refused_is_known() -> None:
@@ -118,22 +146,10 @@ def test_what_is_refused_is_known() -> None:
     for name in ("iql", "vdn", "qmix", "qplex", "wqmix", "qatten", "qtran", "pqn_vdn"):
         config = chosen(name).algo
         for option in OPTIONS[:-1]:
-            kept = {key: vars(config)[key] for key in option}
-            vars(config).update(option)
-            if refused(algos.module(name), config, option):
-                refusals.add((name, *option))
-            vars(config).update(kept)
+            with changed(config, **option):
+                if refused(algos.module(name), config, option):
+                    refusals.add((name, *option))
     assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "double_q"), ("pqn_vdn", "target_tau")}
-
-
-class Wide(Clockwork):
-    """With a state of more than two features."""
-
-    spec = replace(Clockwork.spec, state_dim=4)
-
-    def _moment(self, actions: Any) -> Moment:
-        moment = super()._moment(actions)
-        return replace(moment, state=np.concatenate([moment.state, moment.state[::-1] - 3]))
 
 
 def q_of_scaled_states(
@@ -141,13 +157,10 @@ def q_of_scaled_states(
 ) -> tuple[float, float, torch.Tensor, torch.Tensor]:
     """Loss and values of one batch, and of the same batch with every state three times as large and further from 0."""
     config = chosen(name).algo
-    kept, config.state_norm = config.state_norm, state_norm
-    try:
+    with changed(config, state_norm=state_norm):
         torch.manual_seed(0)
         parts = algos.assemble(world.spec, config)
         worker = Worker(algos.assemble(world.spec, config), SideBySide(world, 4), 0)
-    finally:
-        config.state_norm = kept
     replay = Replay(world.spec, {**world.spec.fields(), **parts.columns()}, 4, torch.device("cpu"))
     learner = Learner(parts, replay, Learning(4, 0.25, 8), 0)
     for record in worker.play(Plan(0, TRAIN, 0, 4, epsilon=1.0)).records:

@@ -95,8 +95,12 @@ def test_bounds_caps_and_the_fallback():
     assert chosen(Rule("entropy", False, 9.0, 2)) == [1, 3]
     assert chosen(Rule("least_change", False, 0.3, None)) == [3, 4], "as many as by entropy"
     assert chosen(Rule("entropy", False, 0.3, None), torch.tensor([1, 0, 1, 1, 1]).bool()) == [3]
+    assert chosen(Rule("all", False, 0.3, 2)) == [3, 4], "those that change least"
     empty = select(entropy, change, every, Rule("entropy", False, 0.05, None))
     assert empty.fallback and empty.chosen.nonzero().flatten().tolist() == [1]
+    many = torch.cat([entropy, torch.zeros(16)])
+    tenth = select(many, many, torch.ones(21, dtype=torch.bool), Rule("entropy", False, 0.05, None))
+    assert tenth.fallback and tenth.chosen.nonzero().flatten().tolist() == [1, 3, 4], "of 21 candidates, moving or not"
     nothing = select(torch.zeros(5), torch.zeros(5), every, Rule("entropy", False, 0.3, None))
     assert nothing.fallback and not nothing.chosen.any()
 
@@ -223,6 +227,7 @@ def test_focused_influence_pays_more_than_scattered(decay, totals):
 def test_other_forms_of_the_trace():
     assert paid([[[1, 0], [0, 2]]], mode="accumulate", decay=0.5).reward.tolist() == [[1.0, 2.5]]
     assert paid([[[1, 0], [1, 0]]], clip=0.25).reward.tolist() == [[1.0, 1.25]]
+    assert paid([[[-1, 0], [1, 0], [1, 0]]], decay=1.0).reward.tolist() == [[-1.0, 1.0, 2.0]], "a trace is at least 0"
     shared = paid([[[1, 3], [1, 0]]], norm="sum", decay=1.0).reward
     torch.testing.assert_close(shared, torch.tensor([[4.0, 1.5]], dtype=torch.float64))
 
@@ -300,6 +305,8 @@ def test_dead_agents_and_what_is_not_seen_pay_nothing():
     before = dying[:, :steps].float().unsqueeze(-1)
     left = sum(part * before[:, :, agent] for agent, part in enumerate(parts))
     torch.testing.assert_close(influence(of(), alive=dying), left)
+    enemies = torch.cat([dying, ~dying[..., :2]], -1)
+    torch.testing.assert_close(influence(of(), alive=enemies), left)
     config = of(visibility_mask=True)
     torch.testing.assert_close(influence(config, alive=alive, visible=visible), whole)
     hidden = influence(config, alive=alive, visible=visible & (torch.arange(6) != 2))
@@ -330,6 +337,11 @@ def test_nothing_is_paid_before_the_delayed_model_was_copied_from_a_fitted_one()
     bonus = parts.bonuses[0]
     for rounds, pays in ((0, False), (1, False), (2, True)):
         assert settled(bonus, rounds).reward(batch, parts.q, Noise(0, 0))[0].any() == pays
+
+
+def test_without_counterfactuals_nothing_has_to_be_foreseen():
+    parts, batch = watched(of(influence="change"))
+    assert parts.bonuses[0].reward(batch, parts.q, NONE)[0].any()
 
 
 def test_the_bonus_is_bounded_weighted_and_fades():
@@ -524,6 +536,8 @@ def test_candidates_by_group_and_without_unit_types():
     assert chosen(not_native=["own"]) == [0, 3, 4]
     with pytest.raises(Mistake, match="algo.candidates=farr: no such group .* did you mean far"):
         built(of(candidates=["farr"]), spec)
+    with pytest.raises(Mistake, match=r"algo.candidates=\[time\]: all of it is in algo.not_native; .* own, far$"):
+        built(of(candidates=["time"]), spec)
 
 
 @pytest.mark.parametrize(
@@ -620,6 +634,8 @@ def test_what_is_told():
     influence = bonus.influence(batch, parts.q, Noise(0, 0), bonus.statistic.target())
     told = {name: float(value) for name, value in stats.items()}
     assert told["fim/influence/far"] == pytest.approx(influence.sum().item() / 29, rel=1e-4)
+    _, traces = trace_scan(influence, batch.mask, decay=0.9, mode="product", clip=10.0, norm="none")
+    assert told["fim/trace/far"] == pytest.approx((traces * batch.mask.unsqueeze(-1)).sum().item() / 29, rel=1e-4)
     assert told["fim/selected"] == told["fim/selected/far"] > 0 == told["fim/selected/own"]
     assert told["bonus/influence_return"] == pytest.approx(told["bonus/influence"] * 29 / 3, rel=1e-4)
     figures = bonus.figures()

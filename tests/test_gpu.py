@@ -15,6 +15,7 @@ from marl.learner import Learner
 from marl.replay import Replay
 from marl.worker import Plan, Worker
 from tests.toys import Clockwork
+from tests.yard import settled
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,8 +24,8 @@ pytestmark = [
 SPEC = Clockwork.spec
 
 
-def learner(name: str, device: str, **options) -> Learner:
-    settings = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+def learner(name: str, device: str, *arguments: str, **options) -> Learner:
+    settings = cli.parse([f"algo={name}", "env=matrix", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
     torch.manual_seed(0)
     parts = algos.assemble(SPEC, settings.algo)
     layout = {**SPEC.fields(), **parts.columns()}
@@ -76,3 +77,16 @@ def test_faster_arithmetic_and_compiled_networks_still_learn(options):
     subject = learner("qmix", "cuda", **options)
     play(subject, "qmix")
     assert torch.isfinite(torch.as_tensor(subject.update()["loss/td"]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_actions_that_change_nothing_have_no_influence(precision):
+    """There the step that was taken goes through another kernel than its alternatives."""
+    subject = learner("fim", "cuda", "algo.selection=all", "algo.alpha=1", "algo.c_max=null", precision=precision)
+    play(subject, "fim")
+    (bonus,) = subject.parts.bonuses
+    with torch.no_grad():
+        bonus.model.action_columns().zero_()
+    settled(bonus)
+    told = subject.update()
+    assert float(told["fim/selected"]) > 0 and float(told["fim/reward"]) < 1e-4

@@ -15,7 +15,7 @@ from marl import build
 from marl.command import cli
 from marl.config import Learning
 from marl.descent import Descent, NonFinite
-from marl.dice import TRAIN, Noise
+from marl.dice import TRAIN, Noise, generator
 from marl.env import SideBySide
 from marl.fields import Mistake
 from marl.learner import Learner
@@ -285,6 +285,16 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(alpha):
     assert resumed.state() == unbroken.state()
     for name, tensor in unbroken.tensors().items():
         torch.testing.assert_close(resumed.tensors()[name], tensor, rtol=0, atol=0)
+
+
+def test_episodes_get_the_error_of_their_last_draw_as_priority():
+    subject = learner(alpha=0.5)
+    for record in episodes(8):
+        subject.absorb(record)
+    slots, batch = subject.replay.sample(4, generator(0, "learner/sample", 0))
+    expected = torch.ones(8).index_put_((slots,), subject.parts.q.loss(batch, Noise(0, 0)).priority)
+    subject.update()
+    torch.testing.assert_close(subject.replay.state()["priorities"], expected)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name_and_changes_nothing():

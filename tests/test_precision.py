@@ -7,10 +7,14 @@ import torch
 
 from algos.factored import FactoredConfig
 from marl.attention import Attention
+from marl.config import Learning
 from marl.dice import Noise
 from marl.duplex import Duplex
+from marl.learner import Learner
 from marl.mixers import Monotonic, Unrestricted
 from marl.nets import AgentNet, Layers
+from marl.precision import full_precision
+from marl.replay import Replay
 from marl.types import EnvSpec, Episodes
 from tests.test_family_options import chosen
 from tests.yard import SPEC, built, episodes
@@ -57,6 +61,28 @@ def test_unrestricted_values_and_heads_are_exact():
         assert torch.equal(mixer(chosen_values, state), full[0])
         assert torch.equal(agent.values(features), full[1])
         assert agent.values(features.to(LOW)).dtype == torch.float32
+
+
+def rounded() -> tuple[str, bool, str]:
+    """How a GPU would compute products and recurrences of float32."""
+    return (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.rnn.fp32_precision,
+    )
+
+
+@pytest.mark.parametrize(("precision", "used"), [("tf32", True), ("bf16", False), ("fp32", False)])
+def test_products_are_rounded_to_tf32_where_it_is_asked_for_and_no_small_difference_is(precision, used):
+    parts = built(chosen("vdn").algo)
+    Learner(parts, Replay(SPEC, SPEC.fields(), 2, torch.device("cpu")), Learning(2, 1.0, 2), 0, precision=precision)
+    assert rounded()[:2] == (("high", True) if used else ("highest", False))
+    assert (rounded()[2] == "tf32") == used
+    before = rounded()
+    with low(), full_precision("cpu"):
+        assert rounded()[:2] == ("highest", False) and rounded()[2] != "tf32"
+        assert not torch.is_autocast_enabled("cpu")
+    assert rounded() == before
 
 
 FAMILY = ["iql", "pqn_vdn", "qatten", "qmix", "qplex", "qtran", "s2q", "vdn", "wqmix"]

@@ -225,7 +225,8 @@ def expected_losses(q: s2q.S2Q, batch: Episodes):
             guess = q.chooser(live.histories[b, t])
             kl += float((p * (np.log(p) - np.log(guess.probabilities.detach().numpy() + 1e-8))).sum()) / (total * k1)
             rebuilt += (guess.state - batch.state[b, t]).square().mean().item() / total
-    return central, subs, kl + rebuilt
+    weight = config.td_weight
+    return weight * central, [weight * sub for sub in subs], kl + rebuilt
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def expected_losses(q: s2q.S2Q, batch: Episodes):
         {"alpha": 2.0, "floor": 5.0, "suppress_by": "delayed", "least_weight": 0.1},
         {"successors": 3, "mixer": "sum", "central_outputs": 2, "temperature": 1.0, "td_lambda": 0.0},
         {"successors": 0},
-        {"mixer": "duplex", "floor": 1.0},
+        {"mixer": "duplex", "floor": 1.0, "td_weight": 0.5},
         {"mixer": "duplex", "advantage_layers": 3, "returns": "watkins", "td_lambda": 0.0, "successors": 1},
         {"mixer": "attention"},
     ],
@@ -259,6 +260,29 @@ def test_losses_are_those_of_the_specification(options):
     _, live, aims, _ = q.losses(batch)
     of_team = (live.joint[0] - aims.target).square() * batch.mask
     torch.testing.assert_close(loss.priority, of_team.sum(1) / batch.mask.sum(1))
+
+
+@pytest.mark.parametrize("draw_from", ["learned", "central", "uniform"])
+def test_what_is_told(draw_from):
+    """The metrics of docs/s2q.md, step by step."""
+    q, batch = made(draw_from=draw_from, mixed=0.8), episodes()
+    greedy = q.live(batch).values.masked_fill(~batch.avail, -torch.inf).argmax(-1)
+    batch.actions[:, ::2] = greedy[1, :, :-1:2] * batch.mask[:, ::2].long().unsqueeze(-1)
+    _, live, aims, told = q.losses(batch)
+    kl, counts, drawn = 0.0, np.zeros(3), np.zeros(3)
+    for b, t in batch.mask.nonzero().tolist():
+        p, guess = aims.probabilities[b, t], q.chooser(live.histories[b, t]).probabilities.detach()
+        kl += (p * (p.log() - (guess + 1e-8).log())).sum().item()
+        drawn += {"learned": guess, "central": p, "uniform": torch.full((3,), 1 / 3)}[draw_from].numpy()
+        own = [bool((batch.actions[b, t] == live.greedy[k, b, t]).all()) for k in range(3)]
+        counts += [any(own[:k]) for k in range(3)]
+    steps = batch.mask.sum().item()
+    assert counts[1:].all() and told["choice/kl"].item() == pytest.approx(kl / steps, rel=1e-4)
+    for k in range(3):
+        share = 0.8 * drawn[k] / steps + (0.2 if k == 0 else 0.0)
+        assert told[f"choice/share{k}"].item() == pytest.approx(share, rel=1e-4)
+        assert told[f"candidate/suppressed{k}"].item() == pytest.approx(counts[k] / steps)
+        assert told[f"candidate/value{k}"].item() == pytest.approx(aims.scores[k][batch.mask.bool()].mean().item())
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -462,8 +486,10 @@ def test_workers_ask_the_decoder_what_the_learner_teaches_it(layer_norm):
     torch.testing.assert_close(torch.stack(asked, 1), q.histories(batch))
 
 
-def test_the_oracle_scores_candidates_by_the_live_central_value_at_every_step(monkeypatch):
-    q, batch, scored = made(draw_from="central", layer_norm=True), episodes(lengths=(5, 5), horizon=5), []
+@pytest.mark.parametrize("state_norm", [False, True])
+def test_the_oracle_scores_candidates_by_the_live_central_value_at_every_step(monkeypatch, state_norm):
+    batch, scored = episodes(lengths=(5, 5), horizon=5), []
+    q = made(draw_from="central", layer_norm=True, state_norm=state_norm)
     for parameter in q.slow_central.parameters():
         parameter.data.fill_(7.0)
     monkeypatch.setattr(
@@ -474,7 +500,8 @@ def test_the_oracle_scores_candidates_by_the_live_central_value_at_every_step(mo
         view = View(batch.obs[:, t], batch.state[:, t], batch.avail[:, t], batch.last_action[:, t])
         _, memory = q.act(view, memory, 0.0, dice)
     greedy = q.unroll(batch)[0].masked_fill(~batch.avail, -torch.inf).argmax(-1)
-    expected = q.central(q.central.utilities(batch.obs, batch.last_action), batch.state, greedy)
+    state = torch.nn.functional.layer_norm(batch.state, (5,)) if state_norm else batch.state
+    expected = q.central(q.central.utilities(batch.obs, batch.last_action), state, greedy)
     torch.testing.assert_close(torch.stack(scored, 1), expected.movedim(0, -1))
 
 
@@ -557,6 +584,9 @@ def test_options_play_and_learn(options):
     changed = {name.split(".")[0] for name, tensor in before.items() if (now[name] != tensor).any()}
     parts = {"agents", "central", "chooser"} | ({"mixers"} if q.config.mixer != "sum" else set())
     assert changed == parts
+    (descent,) = q.descents()
+    held = [id(parameter) for group in descent.optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(now[name]) for name in before), "the optimiser has each once"
     with torch.no_grad():
         assert play(q, range(4), steps=3).shape == (3, 4, 3)
 
