@@ -113,7 +113,7 @@ class Work:
         return Job(
             name=f"{row.name} seed {seed}",
             group=row.name,
-            stages=(partial(train, row, seed, run), partial(evaluate, run, fresh)),
+            stages=(partial(train, row, seed, run), partial(evaluate, run, fresh, asked.steps)),
             finish=partial(self.record, row, run),
             log=self.runs / ".log" / f"{name}.txt",
             lock=self.runs / ".lock" / name,
@@ -137,11 +137,11 @@ def train(row: Row, seed: int, run: Path) -> list[str]:
     return [*command, *row.arguments, f"seed={seed}", f"logdir={run.parent}", f"name={run.name}"]
 
 
-def evaluate(run: Path, episodes: int) -> list[str] | None:
-    """The command that plays the final policy on fresh episodes, where that is wanted and was not done."""
-    if not episodes or results.final_policy(run, episodes) is not None:
+def evaluate(run: Path, episodes: int, steps: int) -> list[str] | None:
+    """The command that plays the policy after all ``steps`` on fresh episodes, if that is wanted and was not done."""
+    if not episodes or results.final_policy(run, episodes, steps) is not None:
         return None
-    return [sys.executable, "-m", "marl.evaluate", f"run={run}", f"episodes={episodes}"]
+    return [sys.executable, "-m", "marl.evaluate", f"run={run}", f"episodes={episodes}", "interventions=false"]
 
 
 def reproduce(work: Work) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import algos
@@ -13,8 +14,10 @@ import envs
 from marl import build, evaluate
 from marl.command import cli
 from marl.command.runs import open_folder
+from marl.dice import EVALUATE
 from marl.run import Run
 from marl.training import train
+from marl.worker import Plan
 
 TRAIN = [
     "algo=vdn", "env=matrix", "env.game=climbing", "steps=64", "algo.hidden=8", "rollout.workers=1",
@@ -59,6 +62,23 @@ def test_greedy_play_is_the_same_each_time_and_for_any_number_of_workers(saved, 
     assert once["return"]["low"] == once["return"]["high"], "one state, one greedy choice"
     assert once["step"] == 64 and once["request"]["episodes"] == 20
     assert "return" in capsys.readouterr().out
+
+
+def test_a_saved_policy_starts_where_no_evaluation_of_its_training_did():
+    settings = cli.parse(["algo=vdn", "env=meet", "algo.hidden=8"], *REGISTERED)
+    parts = algos.assemble(build.spec(settings), settings.algo)
+    idle = {name: np.zeros_like(tensor.detach().numpy()) for name, tensor in parts.travelling().items()}
+    rollouts = evaluate.play(settings, evaluate.Request(episodes=32), idle, 0, pytest.fail)
+    firsts = [record["obs"][0] for rollout in rollouts for record in rollout.records]
+    training = build.MakeWorker(settings, 32)().play(Plan(0, EVALUATE, 0, 32)).records
+    assert len({first.tobytes() for first in firsts}) > 16
+    assert any((first != record["obs"][0]).any() for first, record in zip(firsts, training, strict=True))
+
+
+def test_success_is_a_share_of_the_episodes():
+    records = [{"reward": np.ones(2, np.float32), "won": np.array(won)} for won in (True, True, True, False)]
+    told = evaluate.measure(records)
+    assert (told["success"].value, told["success"].n, told["return"].value) == (0.75, 4, 2.0)
 
 
 def test_epsilon_replaces_choices_by_random_ones(saved):

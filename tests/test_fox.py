@@ -22,7 +22,16 @@ from algos.formation.awareness import (
 )
 from algos.formation.counts import CountTable, fingerprints
 from algos.formation.novelty import count_bonus
-from algos.formation.prediction import Balance, Encoder, FormationDecoder, Gaussian, HistoryDecoder, Trio, predict
+from algos.formation.prediction import (
+    Balance,
+    Encoder,
+    FormationDecoder,
+    Gaussian,
+    HistoryDecoder,
+    Prediction,
+    Trio,
+    predict,
+)
 from algos.formation.vectors import draw_projection, formations
 from envs import meet
 from marl.config import Learning, Settings, check
@@ -899,3 +908,76 @@ def test_a_restored_learner_goes_on_as_the_saved_one(settings, precision):
     assert told == again and all(np.isfinite(list(told.values())))
     for name, value in old.tensors().items():
         assert torch.equal(new.tensors()[name], value), name
+
+
+# the bonus of formations, part by part
+
+
+def test_the_bonus_of_a_step_is_the_sum_of_its_agents_shares():
+    """beta_2 sum_i mean_s of the gain, stretched agent by agent to [0, rho_i]."""
+    parts = built(beta2=0.5)
+    bonus, batch = parts.bonuses[1], annotated(episodes([7, 4]), parts)
+    valid, aware = bonus.gains(batch, parts.q, Noise(0, 0))
+    rho, _ = relative_surprise(surprise(aware.likelihood), torch.zeros(()))
+    assert rho.min() < 0.9999
+    expected = torch.zeros_like(batch.reward)
+    for agent in range(3):
+        gain = aware.gain[:, agent]
+        expected[valid] += 0.5 * rho[agent] * ((gain - gain.min()) / (gain.max() - gain.min())).mean(-1)
+    told, _ = bonus.reward(batch, parts.q, Noise(0, 0))
+    torch.testing.assert_close(told, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_gains_are_stretched_agent_by_agent_and_scaled_by_rho():
+    gain = torch.tensor([[[2.0], [10.0]], [[5.0], [30.0]], [[3.0], [20.0]]])
+    told = normalised(gain, torch.tensor([1.0, 0.5]), "nonneg")
+    torch.testing.assert_close(told[..., 0], torch.tensor([[0, 0], [1, 0.5], [1 / 3, 0.25]]), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_gains_are_of_the_histories_and_the_formation_that_a_step_reached():
+    parts = built()
+    bonus, batch = parts.bonuses[1], annotated(episodes([7, 4]), parts)
+    valid, told = bonus.gains(batch, parts.q, Noise(0, 0))
+    reached = torch.cat([torch.zeros(2, 1, dtype=torch.bool), valid], 1)
+    laws = parts.q.encoder(parts.q.histories(batch)[reached])
+    columns = {name: value[reached] for name, value in batch.columns.items()}
+    then, scale = partners(laws, columns["farthest"].long(), columns["nearest"].long()), 1000
+    noise = Noise(0, 0)("fox.awareness")
+    expected = awareness(bonus.decoder, then, columns["formation"] / scale, 20, noise, torch.float32)
+    torch.testing.assert_close(told.gain, expected.gain)
+
+
+def test_fnet_learns_the_formation_of_the_moment_from_the_partners_of_the_moment(monkeypatch):
+    parts = built()
+    batch, drawn, draw = annotated(episodes([7, 4]), parts), [], Trio.draw
+    monkeypatch.setattr(Trio, "draw", lambda *given: drawn.append(given) or draw(*given))
+    parts.bonuses[1].fit(batch, parts.q, Noise(0, 0))
+    histories, farthest, nearest, formation = drawn[0][:4]
+    acted = batch.mask.bool()
+    assert torch.equal(farthest, batch.columns["farthest"][:, :-1][acted].long())
+    assert torch.equal(nearest, batch.columns["nearest"][:, :-1][acted].long())
+    torch.testing.assert_close(formation, batch.columns["formation"][:, :-1][acted] / 1000)
+    torch.testing.assert_close(histories, parts.q.histories(batch)[:, :-1][acted])
+
+
+def test_settings_of_the_bonus_and_of_fnet_reach_what_they_are_of(monkeypatch):
+    learning = {"fnet_updates": 3, "fnet_minibatch": 7, "fnet_batch": 11, "fnet_every_episodes": 4, "fnet_lr": 0.02}
+    parts = built(hash_bits=5, flip_weight=0.3, kl_weight=0.25, n_latent_samples=6, **learning)
+    novelty, aware = parts.bonuses
+    assert novelty.projection.shape[0] == 5 and tuple(aware.cadence) == (4, 11)
+    assert {group["lr"] for descent in aware.descents() for group in descent.optimizer.param_groups} == {0.02}
+    batch = annotated(episodes([7, 5]), parts)
+    assert aware.gains(batch, parts.q, Noise(0, 0))[1].gain.shape[-1] == 6
+    weighed, objective = [], Prediction.objective
+    monkeypatch.setattr(Prediction, "objective", lambda *given: weighed.append(given[1:]) or objective(*given))
+    aware.fit(batch, parts.q, Noise(0, 0))
+    assert weighed == [(Balance.intended(0.3), 0.25)] * 3
+
+
+def test_the_largest_surprise_is_never_forgotten():
+    parts = built(beta2=1.0)
+    batch, aware = annotated(episodes([7, 5]), parts), parts.bonuses[1]
+    aware.largest_surprise.fill_(1e6)
+    reward, _ = aware.reward(batch, parts.q, Noise(0, 0))
+    assert aware.largest_surprise == 1e6 and 0 < reward.max() < 1e-3

@@ -97,6 +97,25 @@ def test_priorities_decide_how_often():
     torch.testing.assert_close(uniform / 4000, torch.full((4,), 0.25), atol=0.03, rtol=0)
 
 
+def test_an_episode_that_takes_the_place_of_another_does_not_take_its_priority():
+    replay = make(capacity=2, alpha=1.0)
+    for seed in range(2):
+        replay.add(record(3, seed))
+    replay.reprioritise(torch.arange(2), torch.tensor([1000.0, 1.0]))
+    replay.add(record(3, 9))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([replay.sample(1, generator)[0] for _ in range(200)])
+    assert 60 < int((drawn == 0).sum()) < 140
+
+
+def test_an_episode_without_error_can_still_be_drawn():
+    replay = make(capacity=2, alpha=0.5)
+    for seed in range(2):
+        replay.add(record(3, seed))
+    replay.reprioritise(torch.arange(2), torch.zeros(2))
+    assert sorted(replay.sample(2, torch.Generator().manual_seed(0))[0].tolist()) == [0, 1]
+
+
 def test_a_sample_has_no_episode_twice():
     replay = make(capacity=5, alpha=0.3)
     for seed in range(5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import signal
 import subprocess
 import sys
@@ -227,6 +228,42 @@ def test_last_is_the_mean_of_the_last_evaluations_with_students_interval() -> No
 def test_max_is_the_best_evaluation_of_the_mean_not_the_mean_of_the_best() -> None:
     runs = [run_of(0, 0, 9, 4), run_of(1, 0, -9, 6)]
     assert compare.standing(runs, Header(summary="max")).value == 5.0
+
+
+def test_the_best_of_many_evaluations_is_found() -> None:
+    values = np.zeros(1000)
+    values[501] = 100.0
+    runs = [run_of(seed, *values) for seed in (0, 1)]
+    assert compare.standing(runs, Header(summary="max")).value == 100.0
+
+
+def test_final_policies_are_one_estimate_over_runs() -> None:
+    about = [{"fresh": {"return": {"value": value, "low": value - 1, "high": value + 1, "n": 100}}} for value in (1, 3)]
+    found = compare.fresh([run_of(seed, 1.0, **told) for seed, told in enumerate(about)], Header())
+    assert found is not None and (found.value, found.n) == (2.0, 2)
+    assert found.high - found.value == pytest.approx(12.706, abs=1e-3)
+
+
+def test_the_final_policy_is_judged_greedy_without_attackers_and_at_its_last_step(tmp_path: Path) -> None:
+    def evaluated(name: str, step: int = 9, **asked: object) -> dict[str, object] | None:
+        request = {"attack": None, "episodes": 100, "epsilon": 0.0, "seed": None} | asked
+        (tmp_path / "evaluations").mkdir(exist_ok=True)
+        told = {"step": step, "request": request, "return": 1}
+        (tmp_path / "evaluations" / f"{name}.json").write_text(json.dumps(told))
+        return results.final_policy(tmp_path, 100, 9)
+
+    others = [{"epsilon": 0.1}, {"seed": 3}, {"attack": {"name": "x"}}, {"episodes": 99}, {"step": 5}]
+    for number, asked in enumerate(others):
+        assert evaluated(f"{number}_clean", **asked) is None, asked
+    assert evaluated("6_training") is None
+    assert evaluated("7_clean") == {"step": 9, "return": 1, "episodes": 100}
+
+
+def test_what_was_trained_under_attack_is_judged_without(tmp_path: Path) -> None:
+    attacked = {"attacked": f"algo=random_attack algo.base=vdn {TINY.replace('algo.hidden', 'algo.base.hidden')}"}
+    changes = {"steps": 200, "seeds": 1, "fresh": 5, "settings": "", "algorithms": attacked, "tasks": {"meet": {}}}
+    assert main(arguments(saved(tmp_path, **changes), tmp_path)) == 0
+    assert [file.name for file in tmp_path.rglob("evaluations/*")] == ["0000000200_clean.json"]
 
 
 def test_untrained_networks_are_no_best_evaluation() -> None:

@@ -64,6 +64,24 @@ def test_phases_switch_interventions_and_restart_exploration():
     assert subject.epsilon_at(100) == 1.0 and subject.epsilon_at(150) == 0.5
 
 
+def test_evaluation_keeps_to_its_multiples():
+    plans = [plan for plan in play(schedule(), steps_per_plan=70, plans=30) if plan.purpose == EVALUATE]
+    assert [plan.asked_at for plan in plans if plan.episodes == 4][:4] == [0, 140, 210, 350]
+
+
+def test_evaluation_meets_what_its_phase_meets():
+    stages = (Stage("clean", until=100, interventions=False), Stage("attacked", until=300))
+    plans = [plan for plan in play(schedule(stages=stages), plans=20) if plan.purpose == EVALUATE]
+    assert {plan.asked_at: plan.interventions for plan in plans} == {0: False, 100: True, 200: True}
+
+
+def test_every_restart_of_exploration_counts_from_its_own_phase():
+    later = (Stage("b", until=300, epsilon_restart=True), Stage("c", until=500, epsilon_restart=True))
+    subject = schedule(stages=(Stage("a", until=100), *later))
+    assert [subject.epsilon_at(step) for step in (150, 299, 300, 350)] == pytest.approx([0.5, 0, 1, 0.5])
+    assert Epsilon(1.0, 0.1, 0).at(0) == 0.1, "in no time"
+
+
 def test_no_evaluation_if_never():
     assert all(plan.purpose == TRAIN for plan in play(schedule(eval_every=0)))
     assert schedule(eval_every=0).last(Clock()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from algos.attacks import random_actions
 from marl import dice
 from marl.dice import EVALUATE, TRAIN
 from marl.env import SideBySide
+from marl.ops import best_available
 from marl.parts import Intervention, Parts
-from marl.types import Column
+from marl.types import Column, Episodes
 from marl.worker import Plan, Worker
 from tests.toys import HORIZON, Clockwork
 
@@ -89,6 +91,21 @@ def test_another_seed_number_or_purpose_is_another_episode():
     assert worker().play(plan(purpose=EVALUATE)).records[0]["state"][0, 0] != base
 
 
+def test_a_long_episode_never_meets_the_same_draws_again():
+    subject = dice.Dice(0, TRAIN, range(2))
+    drawn = np.stack([subject.uniform("exploration", (3,)) for _ in range(100)])
+    assert len(np.unique(drawn)) > 0.99 * drawn.size
+
+
+def test_every_purpose_episode_stream_and_seed_has_draws_of_its_own():
+    cases = product((0, 1), (TRAIN, EVALUATE), (0, 1), ("x", "y"))
+    drawn = [float(dice.Dice(seed, purpose, [number]).uniform(stream)[0]) for seed, purpose, number, stream in cases]
+    assert len(set(drawn)) == 16
+    cases = product((0, 1), ("a", "b"), (0, 1))
+    assert len({float(torch.rand(1, generator=dice.generator(*case))) for case in cases}) == 8
+    assert torch.rand(1, generator=dice.Noise(0, 1)("x")) != torch.rand(1, generator=dice.Noise(0, 2)("x"))
+
+
 def test_fewer_episodes_than_copies():
     assert len(worker(4).play(plan(3)).records) == 3
     with pytest.raises(ValueError, match="5 seeds for 4 copies"):
@@ -102,6 +119,30 @@ def test_greedy_play_follows_the_weights_it_is_given():
     other.load(weights)
     for record in other.play(plan(epsilon=0.0)).records:
         assert (record["actions"] == 1).all()
+
+
+class Puppeteer(Intervention):
+    """The second agent does the other of its first two actions."""
+
+    def act(self, view, actions, q, memory, state, dice):
+        moved = actions.clone()
+        moved[:, 1] = 1 - actions[:, 1].clamp(max=1)
+        return moved, {}, state
+
+
+def test_what_plays_remembers_and_is_told_of_its_choices_as_what_learns():
+    """Greedy choices under an attacker are those of the whole network on the record."""
+    subject = worker(16, Puppeteer())
+    with torch.no_grad():
+        for parameter in subject.parts.q.agent.parameters():
+            parameter.mul_(3)
+        subject.parts.q.agent.body.trunk.dense[0].weight[:, :3] *= 0.01  # what was chosen and is remembered decides
+    batch = Episodes.of_records(subject.play(plan(16, epsilon=0.0)).records, Clockwork.spec.fields())
+    with torch.inference_mode():
+        values = subject.parts.q.unroll(subject.parts.q.agent, batch, None, "live").values[:, :-1]
+    played = batch.mask.bool()
+    assert (batch.actions != batch.executed)[played].any()
+    assert torch.equal(best_available(values, batch.avail[:, :-1])[played], batch.actions[played])
 
 
 def test_filming_pictures_the_first_episode():

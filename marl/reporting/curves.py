@@ -195,7 +195,7 @@ def metric_of(runs: Sequence[Run], metric: str) -> list[Series]:
 
 
 def common_steps(series: Sequence[Series]) -> Array:
-    """(P,) the steps at which any run logged, from the last first one to the first last one, thinned to `POINTS`.
+    """(P,) the steps at which any run logged, from the last first one to the first last one.
 
     Raises:
         Unplottable: the runs have no stretch in common.
@@ -204,9 +204,12 @@ def common_steps(series: Sequence[Series]) -> Array:
     if begin > end:
         raise Unplottable(f"one run ends at step {end:,}, before another begins at {begin:,}: nothing in common")
     steps = np.unique(np.concatenate([s.steps for s in series]))
-    steps = steps[(begin <= steps) & (steps <= end)]
-    kept = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
-    return np.asarray(steps[kept])
+    return np.asarray(steps[(begin <= steps) & (steps <= end)])
+
+
+def thinned(steps: Array) -> Array:
+    """At most `POINTS` of them, evenly spread, the first and the last included."""
+    return np.asarray(steps[np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))])
 
 
 def held(series: Series, steps: Array) -> Array:
@@ -222,7 +225,7 @@ def curve(group: Group, metric: str, *, resamples: int = RESAMPLES) -> Curve:
         ModuleNotFoundError: rliable is missing; the message says what to install.
     """
     series = metric_of(group.runs, metric)
-    steps = common_steps(series)
+    steps = thinned(common_steps(series))
     return Curve(group, steps, iqm_band(np.stack([held(s, steps) for s in series]), resamples=resamples))
 
 

@@ -114,7 +114,7 @@ def record(root: Path, row: Row, run: Path, fresh: int, registries: Registries) 
     evaluations = {tag: series for tag, series in logged.items() if tag.startswith(PREFIX)}
     if reached < settings.steps or not evaluations:
         raise Incomplete(f"{run}: at step {reached:,} of {settings.steps:,}, with {len(evaluations)} evaluated metrics")
-    final = final_policy(run, fresh) if fresh else None
+    final = final_policy(run, fresh, settings.steps) if fresh else None
     if fresh and final is None:
         raise Incomplete(f"{run}: its final policy was not evaluated on {fresh} episodes")
     target = folder_of(root, row) / f"s{settings.seed}"
@@ -127,13 +127,13 @@ def record(root: Path, row: Row, run: Path, fresh: int, registries: Registries) 
     return load(target.with_suffix(".json"))
 
 
-def final_policy(run: Path, episodes: int) -> dict[str, Any] | None:
-    """What `marl.evaluate` said of a run's last policy, without attackers, on so many episodes."""
+def final_policy(run: Path, episodes: int, steps: int) -> dict[str, Any] | None:
+    """What `marl.evaluate` said of a run's policy after all its ``steps``, without attackers, on so many episodes."""
     for file in sorted((run / "evaluations").glob("*_clean*.json")):
         told = json.loads(file.read_text(encoding="utf-8"))
         asked = told["request"]
         plain = asked["attack"] is None and not asked.get("epsilon") and asked.get("seed") is None
-        if plain and asked["episodes"] == episodes:
+        if plain and asked["episodes"] == episodes and told["step"] >= steps:
             return {key: told[key] for key in ("step", "return", "success") if key in told} | {"episodes": episodes}
     return None
 

@@ -1,0 +1,82 @@
+"""Risk: what plays is not what was learned, or a curve stands at other steps than it was asked for."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import algos
+import envs
+from marl import build
+from marl.command import cli
+from marl.dice import TRAIN
+from marl.run import Run
+from marl.worker import Plan
+
+SMALL = [
+    "algo=vdn", "env=meet", "env.horizon=5", "algo.hidden=8", "rollout.backend=inline", "rollout.workers=1",
+    "rollout.envs_per_worker=4", "learner.batch=8", "learner.burn_in=8", "log.terminal=false",
+]  # fmt: skip
+
+
+def made(folder: Path, *arguments: str) -> Run:
+    settings = cli.parse([*SMALL, *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    return Run(settings, build.learner(settings, build.spec(settings), torch.device("cpu")), folder)
+
+
+def finished(run: Run) -> Run:
+    try:
+        run.play()
+    finally:
+        run.close()
+    return run
+
+
+def logged(folder: Path, tag: str) -> dict[int, float]:
+    with (folder / "scalars.csv").open() as file:
+        return {int(row["step"]): float(row["value"]) for row in csv.DictReader(file) if row["tag"] == tag}
+
+
+@pytest.mark.parametrize("episodes", [4, 6])
+def test_the_newest_value_plays_and_evaluations_stand_where_they_were_asked_for(tmp_path: Path, episodes: int) -> None:
+    often = ["rollout.inflight=3", "learner.updates_per_episode=1", "eval.every_steps=60", f"eval.episodes={episodes}"]
+    run = made(tmp_path, "steps=200", *often)
+    submit, asked = run.fleet.submit, set()
+
+    def watched(plan: Plan, version: int) -> None:
+        learned, given = run.learner.weights(), run.fleet.weights_of(version)
+        assert all(np.array_equal(learned[name], given[name]) for name in learned), plan
+        if plan.purpose != TRAIN:
+            asked.add(plan.asked_at)
+        submit(plan, version)
+
+    run.fleet.submit = watched  # type: ignore[method-assign]
+    finished(run)
+    assert run.learner.clock.updates > 10 and len(asked) > 3
+    told = logged(tmp_path, "eval/episodes")
+    assert set(told) == set(logged(tmp_path, "eval/return")) == asked and set(told.values()) == {float(episodes)}
+
+
+def test_the_share_of_updates_is_told_per_episode(tmp_path: Path) -> None:
+    run = finished(made(tmp_path, "steps=400", "learner.updates_per_episode=0.25", "eval.every_steps=0"))
+    shares, clock = logged(tmp_path, "updates/per_episode"), run.learner.clock
+    assert 0 < clock.updates < clock.episodes / 4
+    assert shares[clock.steps] == pytest.approx(clock.updates / clock.episodes)
+
+
+def test_a_resumed_run_does_not_enter_its_phase_again(tmp_path: Path) -> None:
+    """A fresh replay is emptied once."""
+    phases = "phases=[{name:a,steps:100},{name:b,fresh_replay:true}]"
+    words = ["steps=300", "eval.every_steps=0", "checkpoint.every_steps=20", "rollout.inflight=1", phases]
+    kept = len(finished(made(tmp_path, *words)).learner.replay)
+    shutil.rmtree(max((tmp_path / "checkpoints").iterdir()))
+    again = made(tmp_path, *words)
+    again.resume()
+    before = len(again.learner.replay)
+    finished(again)
+    assert 0 < before < len(again.learner.replay) == kept
