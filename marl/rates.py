@@ -194,10 +194,11 @@ def _peak_megabytes() -> float:
 
 
 def trained(settings: Settings, length: int) -> Trained:
-    """What a run of ``length`` steps at random achieves that neither evaluates nor saves."""
+    """What a run of ``length`` steps at random achieves that neither evaluates nor saves nor waits in any phase."""
     run = replace(
         settings,
         steps=length,
+        phases=[],
         rollout=replace(settings.rollout, epsilon_start=1.0, epsilon_finish=1.0),
         eval=replace(settings.eval, every_steps=0),
         log=replace(settings.log, every_steps=max(200, length // 25), terminal=False, video_every_steps=0),

@@ -66,8 +66,10 @@ def test_iql_in_jax_learns_of_own_rewards_and_of_the_teams():
 
 
 @pytest.mark.slow
-def test_the_bench_sets_what_is_achieved_beside_what_is_possible():
-    command = [sys.executable, "-m", "marl.bench", "env=meet", "algo=vdn", "learner.batch=32", "learner.burn_in=32"]
+@pytest.mark.parametrize("algorithm", ["vdn", "fim"])  # one that learns at once, and one that watches first
+def test_the_bench_sets_what_is_achieved_beside_what_is_possible(algorithm):
+    settings = ["env=meet", f"algo={algorithm}", "learner.batch=32", "learner.burn_in=32"]
+    command = [sys.executable, "-m", "marl.bench", *settings]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = {
         name.strip(): figures.split()
