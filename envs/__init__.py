@@ -38,6 +38,7 @@ def without_screen() -> None:
         ("SDL_VIDEODRIVER", "dummy"),
         ("SDL_AUDIODRIVER", "dummy"),
         ("PYGAME_HIDE_SUPPORT_PROMPT", "1"),
+        ("SDL_NO_SIGNAL_HANDLERS", "1"),  # it would swallow SIGTERM
     ):
         os.environ.setdefault(variable, value)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import warnings
 from itertools import product
 
@@ -366,6 +369,17 @@ def test_a_particle_world_is_the_one_that_pettingzoo_plays(name, state, reward):
         np.testing.assert_array_equal(seen, own)
         assert paid == pytest.approx(sum(rewards.values()) / share, rel=1e-6)
     env.close()
+
+
+def test_a_world_that_starts_pygame_leaves_sigterm_alone():
+    told = (
+        "import os, signal\n"
+        "from envs import pettingzoo\n"
+        "pettingzoo.make(pettingzoo.Config(), 1).reset([0])\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "signal.sigtimedwait([], 5)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", told], check=False).returncode == -signal.SIGTERM
 
 
 def test_the_speaker_has_fewer_actions_than_the_listener():
