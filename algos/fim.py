@@ -59,9 +59,7 @@ class Config(ForesightConfig):
     marginal: str = only_with(one_of("uniform", "policy"), influence=COMPARED)  # what an agent could have done instead
     marginal_epsilon: float = only_with(number(0.05, least=0, most=1), marginal="policy")  # its share of random actions
     cf_samples: int = only_with(count(0, least=0), influence=COMPARED)  # alternatives drawn per agent and step; 0: all
-    visibility_mask: bool = only_with(
-        field(default=False), influence=COMPARED
-    )  # only what it sees, by column `visible`
+    visibility_mask: bool = only_with(field(default=False), influence=COMPARED)  # what it sees, by column `visible`
     trace_mode: str = one_of("product", "accumulate", "none")  # none: without the trace (w/o AFI)
     eta: float = number(0.9, least=0, most=1)  # decay of the trace
     trace_clip: float = number(10.0, above=0)  # its largest value

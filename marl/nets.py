@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from marl.precision import in_float32
 from marl.recurrent import remembered
-from marl.stacked import StackedGRU, StackedLinear
+from marl.stacked import StackedGRU, StackedLinear, StackedNorm
 from marl.types import EnvSpec
 
 
@@ -62,17 +62,13 @@ class AgentLinear(StackedLinear):
         return torch.einsum("...ni,nui->...nu", inputs, self.weight) + self.bias
 
 
-class AgentNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016) with parameters of its own for each agent."""
-
-    def __init__(self, n_agents: int, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_agents, size))
-        self.bias = nn.Parameter(torch.zeros(n_agents, size))
+class AgentNorm(StackedNorm):
+    """A layer normalisation with parameters of its own for each agent."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., N, U) -> (..., N, U)."""
-        return torch.addcmul(self.bias, functional.layer_norm(inputs, inputs.shape[-1:]), self.weight)
+        normed = functional.layer_norm(inputs, inputs.shape[-1:])
+        return torch.addcmul(self.bias.flatten(1), normed, self.weight.flatten(1))
 
 
 class TeamGRU(nn.GRU):

@@ -78,6 +78,8 @@ def expected(q, name: str, batch: Episodes) -> dict[str, float]:
     config, weighted = q.config, name in ("cw_qmix", "ow_qmix")
     live, value = joint_values(q, name, batch, "")
     slow, later = joint_values(q, name, batch, "slow_central_" if weighted else "slow_" if q.lagging else "")
+    if weighted:
+        _, known = joint_values(q, name, batch, "central_")
     judge = live if config.double_q else slow
     choices = judge.masked_fill(~batch.avail, -torch.inf).argmax(-1)
     td, central = [], []
@@ -96,8 +98,7 @@ def expected(q, name: str, batch: Episodes) -> dict[str, float]:
                 weight = 1.0 if joint < target else config.alpha
             td.append(config.td_weight * weight * (joint - target).square())
             if weighted:
-                known = joint_values(q, name, batch, "central_")[1](row, t, made[t])
-                central.append(config.central_weight * (known - target).square())
+                central.append(config.central_weight * (known(row, t, made[t]) - target).square())
     losses = {"loss/td": torch.cat(td).mean().item()}
     return losses | ({"loss/central": torch.cat(central).mean().item()} if weighted else {})
 
