@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from scripts.yardstick import COPIES, EPSILON, GAMMA, STEPS, Standing, Stretch, Yardstick, counts, rollouts
+from scripts.counts import counts
+from scripts.yardstick import COPIES, EPSILON, GAMMA, STEPS, Standing, Stretch, Yardstick, rollouts
 
 SEEDS, TRAINED = 2, 2_050_000
 EVALUATIONS, LAST = 20, 5

@@ -9,7 +9,6 @@ whole program, log and replay included, with the same number of episodes for an 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ import algos
 import envs
 from marl import rates
 from marl.command import cli
+from scripts.counts import counts
 
 COPIES, STEPS, BATCH, RING, HIDDEN, EMBED, HYPER = 8, 26, 32, 5_000, 64, 32, 128
 GAMMA, EPSILON, COPY_EVERY = 0.9, 0.05, 200
@@ -221,14 +221,6 @@ def ours() -> tuple[float, float]:
     settings = cli.parse(OURS, algos.ALGORITHMS, envs.ENVIRONMENTS)
     run = rates.trained(settings, OUR_STEPS)
     return run.per_cpu_second, run.updates_per_cpu_second
-
-
-def counts(about: str | None, most: int) -> list[int]:
-    """The numbers on the command line; anything else, or more than ``most``, and what the command is for is told."""
-    words = sys.argv[1:]
-    if len(words) > most or not all(word.isdecimal() and int(word) > 0 for word in words):
-        sys.exit(about)
-    return [int(word) for word in words]
 
 
 def main(rounds: int = 3) -> None:

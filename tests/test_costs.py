@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,22 @@ def test_iql_in_jax_learns_of_own_rewards_and_of_the_teams():
     own, team = map(float, row)
     random = -83.0
     assert own > random and own != team, (own, team)
+
+
+@pytest.mark.slow
+def test_rules_score_more_where_moves_show_a_step_earlier():
+    pytest.importorskip("mpe2")
+    command = [sys.executable, "-m", "scripts.particle_rules", "30"]
+    told = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}
+    ).stdout
+    rows = re.findall(r"^ *simple_\w+: .*? {2,}(-[\d.]+) \(.*?\) +(-[\d.]+) \(.*?\) *$", told, re.MULTILINE)
+    scores = [(float(now), float(before)) for now, before in rows]
+    assert len(scores) == 4
+    assert all(now < before for now, before in scores)
+    (now_spread, _), *_, (goals, _), (silent, _) = scores
+    assert now_spread > -40, "random play has half of that: -80.9"
+    assert goals > silent + 10, "who knows its goal gains by going there"
 
 
 @pytest.mark.slow
