@@ -68,33 +68,34 @@ def spread(world: Any, early: bool) -> dict[str, int]:
 
 
 @contextmanager
-def moves_show_early() -> Iterator[None]:
-    """The order of the worlds until 2023: speeds change first, places after them."""
-    late = World.integrate_state
+def moves_show(early: bool) -> Iterator[None]:
+    """The order of the worlds: places change first, speeds after them; until 2023 (``early``) speeds did."""
+    of_today = World.integrate_state
 
-    def early(self: Any, forces: Any) -> None:
+    def until_2023(self: Any, forces: Any) -> None:
         before = [entity.state.p_pos.copy() if entity.movable else None for entity in self.entities]
-        late(self, forces)
+        of_today(self, forces)
         for entity, place in zip(self.entities, before, strict=True):
             if place is not None:
                 entity.state.p_pos = place + entity.state.p_vel * self.dt
 
-    World.integrate_state = early
+    World.integrate_state = until_2023 if early else of_today
     try:
         yield
     finally:
-        World.integrate_state = late
+        World.integrate_state = of_today
 
 
 def returns(module: Any, rule: Rule, early: bool, episodes: int) -> list[float]:
     """Sums over the team and an episode."""
     env, found = module.parallel_env(max_cycles=STEPS), []
-    for seed in range(episodes):
-        env.reset(seed=seed)
-        found.append(0.0)
-        while env.agents:
-            _, rewards, *_ = env.step(rule(env.unwrapped.world, early))
-            found[-1] += sum(rewards.values())
+    with moves_show(early):
+        for seed in range(episodes):
+            env.reset(seed=seed)
+            found.append(0.0)
+            while env.agents:
+                _, rewards, *_ = env.step(rule(env.unwrapped.world, early))
+                found[-1] += sum(rewards.values())
     return found
 
 
@@ -110,10 +111,8 @@ def main(episodes: int = EPISODES) -> None:
     table = Table("rule", "as it is", "until 2023", box=None)
     table.title = f"Return of {STEPS} steps, sum over the team, {episodes} episodes"
     for name, (module, rule) in RULES.items():
-        late = mean_interval(returns(module, rule, False, episodes))
-        with moves_show_early():
-            early = mean_interval(returns(module, rule, True, episodes))
-        table.add_row(name, *(f"{one.value:.1f} ({one.low:.1f} to {one.high:.1f})" for one in (late, early)))
+        told = [mean_interval(returns(module, rule, early, episodes)) for early in (False, True)]
+        table.add_row(name, *(f"{one.value:.1f} ({one.low:.1f} to {one.high:.1f})" for one in told))
     Console().print(table)
 
 
