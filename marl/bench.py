@@ -35,7 +35,7 @@ def bench(settings: Settings) -> int:
     raw, played, records = playing(settings, PLAY_SECONDS)
     learner = build.learner(settings, build.spec(settings), build.device(settings))
     needed = max(settings.learner.batch, settings.learner.burn_in)
-    update = updates(learner, (records * (needed // len(records) + 1))[: max(needed, len(records))], UPDATES)
+    update = updates(learner, records, UPDATES)
     steps = float(np.mean([len(record["reward"]) for record in records]))
     learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
     together = 1 / (1 / played.per_second + learning)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle
 from typing import NamedTuple
 
 import torch
@@ -28,8 +30,8 @@ from marl.fields import Mistake
 from marl.learner import Learner
 from marl.types import Record
 
-WARMUP, TURNS = 3, 40
-"""Updates of each, before those that are counted and counted."""
+TURNS = 40
+"""Updates of each that are counted."""
 
 
 class Named(NamedTuple):
@@ -52,29 +54,38 @@ def episodes(settings: Settings) -> list[Record]:
     return records
 
 
-def in_turn(runs: Sequence[Named], learners: Sequence[Learner], turns: int) -> list[list[float]]:
+@contextmanager
+def naming(run: Named) -> Iterator[None]:
+    """Says whose loss, gradient or weight is not a number, as a `Mistake`."""
+    try:
+        yield
+    except NonFinite as fault:
+        raise Mistake(f"{run.name}: {fault}") from fault
+
+
+def in_turn(runs: Sequence[Named], learners: Sequence[Learner], records: list[Record], turns: int) -> list[list[float]]:
     """Milliseconds of each update of each learner: of the CPU, or of the clock on the wall with a GPU.
 
     Raises:
         Mistake: a loss, gradient or weight is not a number.
     """
+    supplies = [cycle(records) for _ in runs]
+    for run, learner, supply in zip(runs, learners, supplies, strict=True):
+        with naming(run):
+            rates.settle(learner, supply)
     spent: list[list[float]] = [[] for _ in learners]
-    for turn in range(WARMUP + turns):
-        for run, learner, own in zip(runs, learners, spent, strict=True):
-            try:
-                cost = rates.milliseconds(learner, 1)
-            except NonFinite as fault:
-                raise Mistake(f"{run.name}: {fault}") from fault
-            if turn >= WARMUP:
-                own.append(cost)
+    for _ in range(turns):
+        for run, learner, supply, own in zip(runs, learners, supplies, spent, strict=True):
+            with naming(run):
+                own.append(rates.milliseconds(learner, supply, 1))
     return spent
 
 
 def costs(runs: Sequence[Named], turns: int) -> Table:
-    """One row for each run, by what it is called. Delayed copies stay as they are meanwhile: no episode comes in.
+    """One row for each run, by what it is called.
 
     Raises:
-        Mistake: the runs are not of one world, whose episodes they could share.
+        Mistake: the runs are not of one world, whose episodes they could share, or cannot learn of them.
     """
     first = runs[0].settings
     if any(run.settings.env != first.env for run in runs):
@@ -82,15 +93,11 @@ def costs(runs: Sequence[Named], turns: int) -> Table:
     torch.set_num_threads(first.learner.threads)
     largest = max(run.settings.learner.batch for run in runs)
     records = episodes(replace(first, learner=replace(first.learner, batch=largest)))
-    spec, learners = build.spec(first), []
-    for _, settings in runs:
-        learner = build.learner(settings, spec, build.device(settings))
-        for record in records:
-            learner.absorb(record)
-        learners.append(learner)
+    spec = build.spec(first)
+    learners = [build.learner(settings, spec, build.device(settings)) for _, settings in runs]
     table = Table("update", "least, ms", "median, ms", "least, ratio", "median, ratio", box=None)
     table.title = f"{first.env.name}, {first.learner.batch} episodes, {learners[0].device}"
-    spent = in_turn(runs, learners, turns)
+    spent = in_turn(runs, learners, records, turns)
     least, median = min(spent[0]), statistics.median(spent[0])
     for run, own in zip(runs, spent, strict=True):
         times = (min(own), statistics.median(own))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
+from itertools import cycle, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from marl import build
@@ -28,7 +30,7 @@ from marl.run import Run
 from marl.types import Record
 from marl.worker import Plan, Worker
 
-SECTIONS = ("sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit")
+SECTIONS = ("annotate", "sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit")
 """Named in the code by `torch.profiler.record_function`."""
 
 
@@ -107,30 +109,57 @@ class Update(NamedTuple):
     parts: dict[str, float]
 
 
-def updates(learner: Learner, records: list[Record], count: int) -> Update:
-    """Mean over ``count`` updates on these episodes, parts by the profiler's labels in a second pass."""
-    for record in records:
-        learner.absorb(record)
+def settle(learner: Learner, supply: Iterator[Record]) -> None:
+    """Bring a new learner to where nothing waits: some bonuses pay by delayed copies of what was fitted twice."""
+    needed = max(learner.learning.batch, learner.learning.burn_in)
+    _take_in(learner, supply, needed)
     learner.update()
-    total = milliseconds(learner, count)
+    learner.update()
+    _take_in(learner, supply, max(part.delay.every_episodes for _, part in learner.parts.named()))
+    learner.update()
+    learner.improve()
+
+
+def _take_in(learner: Learner, supply: Iterator[Record], count: int) -> None:
+    for record in islice(supply, count):
+        learner.absorb(record, earns=False)
+
+
+def updates(learner: Learner, records: Sequence[Record], count: int) -> Update:
+    """Mean over ``count`` updates or more, parts by the profiler's labels in a second pass.
+
+    So many that each part with a cadence of its own has its share, on a replay that these episodes fill in turn.
+    """
+    supply = cycle(records)
+    settle(learner, supply)
+    slowest = max(part.cadence.every_episodes for _, part in learner.parts.named())
+    count = max(count, round(slowest * learner.learning.updates_per_episode))
+    total = milliseconds(learner, supply, count)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         began = time.perf_counter()  # the profiler's own clock
-        milliseconds(learner, count)
-        profiled = (time.perf_counter() - began) * 1e3 / count
-    events = {event.key: event.cpu_time_total / 1e3 / count for event in recorded.key_averages()}
-    scale = total / profiled
-    return Update(total, {name: events[name] * scale for name in SECTIONS if name in events})
+        milliseconds(learner, supply, count)
+        profiled = (time.perf_counter() - began) * 1e6
+    sections = [event for event in recorded.events() or [] if event.name in SECTIONS and not _within(event)]
+    spent = {name: sum(event.cpu_time_total for event in sections if event.name == name) for name in SECTIONS}
+    return Update(total, {name: total * part / profiled for name, part in spent.items() if part})
 
 
-def milliseconds(learner: Learner, count: int) -> float:
-    """Per update, its share of the parts that are fitted at a cadence of their own included."""
+def _within(event: FunctionEvent) -> bool:
+    """Whether a section lies in another: a bonus that fits its model goes backward there."""
+    parent = event.cpu_parent
+    return parent is not None and (parent.name in SECTIONS or _within(parent))
+
+
+def milliseconds(learner: Learner, supply: Iterator[Record], count: int) -> float:
+    """Of an update and all that comes with it: episodes are taken in as often as the ratio of updates says."""
     clock = time.perf_counter if learner.device.type == "cuda" else time.process_time
-    began = clock()
-    for _ in range(count):
-        learner.update()
+    began, first = clock(), learner.clock.updates
+    while learner.clock.updates < first + count:
+        learner.absorb(next(supply))
+        learner.improve()
     if learner.device.type == "cuda":
         torch.cuda.synchronize()
-    return (clock() - began) * 1e3 / count
+    return (clock() - began) * 1e3 / (learner.clock.updates - first)
 
 
 class Mark(NamedTuple):

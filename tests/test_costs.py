@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from marl import costs
+from marl import build, costs, rates
 
 SMALL = ["env=matrix", "algo.hidden=8", "learner.batch=4", "learner.burn_in=4"]
 
@@ -26,6 +26,28 @@ def test_there_are_episodes_for_the_largest_batch():
     told = [(run.name, run.settings.learner.batch) for run in runs]
     assert told == [("algo=vdn", 4), ("algo=vdn learner.batch=9", 9), ("algo=vdn", 4)]
     assert costs.costs(runs, turns=1).row_count == 3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "part"),
+    [
+        # pays by a copy of a model that was fitted twice
+        (
+            "algo=fim algo.base=vdn algo.base.target_every_episodes=8 algo.model_every_episodes=8 algo.model_updates=2 "
+            "algo.statistic_steps=50",
+            "bonuses",
+        ),
+        ("algo=fox algo.target_every_episodes=8 algo.fnet_every_episodes=4", "fit"),  # has a cadence of its own
+    ],
+)
+def test_what_an_update_waits_for_at_first_is_in_its_cost(algorithm, part):
+    (run,) = costs.asked(["env=push_box", "env.width=7", "env.horizon=20", *SMALL[2:], "--", *algorithm.split()])
+    records = costs.episodes(run.settings)
+    learner = build.learner(run.settings, build.spec(run.settings), build.device(run.settings))
+    update = rates.updates(learner, records, 2)
+    assert 0 < update.parts[part] < update.total
+    assert sum(update.parts.values()) < 1.1 * update.total
+    assert part != "bonuses" or "fim/reward" in learner.update()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +100,7 @@ def test_rules_score_more_where_moves_show_a_step_earlier():
     assert len(scores) == 4
     assert all(now < before for now, before in scores)
     (now_spread, _), *_, (goals, _), (silent, _) = scores
-    assert now_spread > -40, "random play has half of that: -80.9"
+    assert now_spread > -40, "half of what random play loses, -80.9"
     assert goals > silent + 10, "who knows its goal gains by going there"
 
 
