@@ -7,19 +7,18 @@ they were until 2023, when a move showed in the position a step earlier (Petting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 from mpe2 import simple_reference_v3, simple_speaker_listener_v4, simple_spread_v3
-from mpe2._mpe_utils.core import World
 from rich.console import Console
 from rich.table import Table
 
 from marl.reporting.statistics import mean_interval
 from scripts.counts import counts
+from scripts.until_2023 import older
 
 EPISODES, STEPS = 500, 25
 DT, DRAG, PUSH = 0.1, 0.75, 0.5
@@ -67,35 +66,15 @@ def spread(world: Any, early: bool) -> dict[str, int]:
     return {agent.name: towards(agent, there[goal], early) for agent, goal in zip(world.agents, best, strict=True)}
 
 
-@contextmanager
-def moves_show(early: bool) -> Iterator[None]:
-    """The order of the worlds: places change first, speeds after them; until 2023 (``early``) speeds did."""
-    of_today = World.integrate_state
-
-    def until_2023(self: Any, forces: Any) -> None:
-        before = [entity.state.p_pos.copy() if entity.movable else None for entity in self.entities]
-        of_today(self, forces)
-        for entity, place in zip(self.entities, before, strict=True):
-            if place is not None:
-                entity.state.p_pos = place + entity.state.p_vel * self.dt
-
-    World.integrate_state = until_2023 if early else of_today
-    try:
-        yield
-    finally:
-        World.integrate_state = of_today
-
-
 def returns(module: Any, rule: Rule, early: bool, episodes: int) -> list[float]:
     """Sums over the team and an episode."""
-    env, found = module.parallel_env(max_cycles=STEPS), []
-    with moves_show(early):
-        for seed in range(episodes):
-            env.reset(seed=seed)
-            found.append(0.0)
-            while env.agents:
-                _, rewards, *_ = env.step(rule(env.unwrapped.world, early))
-                found[-1] += sum(rewards.values())
+    env, found = (older(module) if early else module.parallel_env)(max_cycles=STEPS), []
+    for seed in range(episodes):
+        env.reset(seed=seed)
+        found.append(0.0)
+        while env.agents:
+            _, rewards, *_ = env.step(rule(env.unwrapped.world, early))
+            found[-1] += sum(rewards.values())
     return found
 
 
