@@ -371,6 +371,20 @@ def test_a_particle_world_is_the_one_that_pettingzoo_plays(name, state, reward):
     env.close()
 
 
+@pytest.mark.parametrize(("path", "late"), [("mpe2.simple_spread_v3", 1), ("scripts.until_2023.simple_spread", 0)])
+def test_moves_show_a_step_earlier_in_the_worlds_of_before_2023(path, late):
+    pytest.importorskip("mpe2")
+    env = pettingzoo.make(pettingzoo.Config(id=path), 1)
+    views = [env.reset([3]).obs[0].copy()]
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        views.append(env.step(rng.integers(5, size=(1, 3)), LIVE).obs[0].copy())
+    speed, place = np.asarray(views)[..., :2], np.asarray(views)[..., 2:4]
+    assert np.abs(speed[1]).max() > 0
+    np.testing.assert_allclose(np.diff(place, axis=0), 0.1 * (speed[:-1] if late else speed[1:]), atol=1e-6)
+    env.close()
+
+
 def test_a_world_that_starts_pygame_leaves_sigterm_alone():
     told = (
         "import os, signal\n"
