@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -64,44 +63,6 @@ def test_what_cannot_be_compared_is_refused_in_one_line(arguments, told, capsys)
     assert costs.main(arguments) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and told in line and line.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_the_yardstick_takes_turns_with_us():
-    pytest.importorskip("jaxmarl")
-    done = subprocess.run([sys.executable, "-m", "scripts.yardstick", "1"], capture_output=True, text=True, check=True)
-    (row,) = re.findall(r"^ *1 +([\d,]+) +([\d.]+) +([\d,]+) +([\d.]+) +([\d.]+) *$", done.stdout, re.MULTILINE)
-    steps, updates, own_steps, own_updates, ratio = (float(cell.replace(",", "")) for cell in row)
-    assert steps / updates == pytest.approx(8 * 26, rel=0.01), "one update for 8 copies and 26 steps"
-    assert own_steps / own_updates == pytest.approx(8 * 26, rel=0.05), "and for as many episodes of ours"
-    assert ratio == pytest.approx(own_steps / steps, abs=0.01)
-
-
-@pytest.mark.slow
-def test_iql_in_jax_learns_of_own_rewards_and_of_the_teams():
-    pytest.importorskip("jaxmarl")
-    command = [sys.executable, "-m", "scripts.own_rewards", "1", "60000"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    (row,) = re.findall(r"^ *0 +(-[\d.]+) +(-[\d.]+) *$", told, re.MULTILINE)
-    own, team = map(float, row)
-    random = -83.0
-    assert own > random and own != team, (own, team)
-
-
-@pytest.mark.slow
-def test_rules_score_more_where_moves_show_a_step_earlier():
-    pytest.importorskip("mpe2")
-    command = [sys.executable, "-m", "scripts.particle_rules", "30"]
-    told = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"}
-    ).stdout
-    rows = re.findall(r"^ *simple_\w+: .*? {2,}(-[\d.]+) \(.*?\) +(-[\d.]+) \(.*?\) *$", told, re.MULTILINE)
-    scores = [(float(now), float(before)) for now, before in rows]
-    assert len(scores) == 4
-    assert all(now < before for now, before in scores)
-    (now_spread, _), *_, (goals, _), (silent, _) = scores
-    assert now_spread > -40, "half of what random play loses, -80.9"
-    assert goals > silent + 10, "who knows its goal gains by going there"
 
 
 @pytest.mark.slow
