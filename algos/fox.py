@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from marl.fields import count, number, one_of
 from marl.mixers import Monotonic
 from marl.ops import masked_mean
 from marl.parts import Bonus, Cadence, JointQ, Parts, Stats
+from marl.precision import is_slow_in_bfloat16
 from marl.types import EnvSpec, Episodes
 
 
@@ -134,6 +136,9 @@ class FormationAwareness(Bonus):
         parameters = [p for network in (self.encoder, self.decoder, self.historian) for p in network.parameters()]
         adam = torch.optim.Adam(parameters, lr=self.config.fnet_lr, fused=True)
         self._descent = Descent("fnet_loss", adam, self.config.fnet_clip)
+        if self.profile.bonus_dtype == "bfloat16" and is_slow_in_bfloat16(self.largest_surprise.device):
+            advice = "algo.bonus_dtype=float32 is many times as fast"
+            warnings.warn(f"algo.bonus_dtype=bfloat16: this CPU has no products of that type; {advice}", stacklevel=2)
 
     def descents(self) -> list[Descent]:
         return [self._descent]

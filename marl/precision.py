@@ -21,6 +21,11 @@ def use_tf32(used: bool) -> None:
     torch.backends.cudnn.allow_tf32 = used
 
 
+def is_slow_in_bfloat16(device: torch.device) -> bool:
+    """Whether it is a CPU without AVX512, on which products of bfloat16 take many times as long as those of float32."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 @contextmanager
 def full_precision(device: str) -> Iterator[None]:
     """No autocast on a type of device, and no TF32: for small differences of large numbers."""
