@@ -51,6 +51,8 @@ def distances(record: Record) -> list[float]:
 
 def main(folder: str, episodes: int = EPISODES) -> None:
     settings, path = cli.load(folder, algos.ALGORITHMS, envs.ENVIRONMENTS)
+    if settings.env.name != "lbf" or "2s-" in settings.env.id:
+        sys.exit(f"{folder}: no run on env=lbf with full sight")
     weights, step = saved_weights(settings, path, print)
     rollouts = play(settings, Request(folder, episodes=episodes), weights, step, print)
     records = [record for rollout in rollouts for record in rollout.records]
