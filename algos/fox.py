@@ -51,14 +51,13 @@ class Profile(NamedTuple):
     kl_weight: float
     fnet_minibatch: int
     eval_latent: str
-    bonus_dtype: str
 
 
 PROFILES = {
-    "fixed": Profile(True, 1, "gaussian", 1e-5, 64, "mean", "bfloat16"),
-    "reference": Profile(False, 3, "uniform01", 1.0, 1, "sample", "float32"),
+    "fixed": Profile(True, 1, "gaussian", 1e-5, 64, "mean"),
+    "reference": Profile(False, 3, "uniform01", 1.0, 1, "sample"),
 }
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
@@ -98,7 +97,7 @@ class Config(FactoredConfig):
     fnet_minibatch: int | None = count(None)  # histories in a step
     eval_latent: str | None = one_of(None, "mean", "sample")  # outside training
     target_encoder: str = one_of("live", "lagged")  # what the delayed agent sees with
-    bonus_dtype: str | None = one_of(None, *DTYPES)  # of products in that bonus
+    bonus_dtype: str = one_of(*DTYPES)  # of products in that bonus
 
     def settled(self) -> Profile:
         """The profile with what was set one by one."""
@@ -136,7 +135,7 @@ class FormationAwareness(Bonus):
         parameters = [p for network in (self.encoder, self.decoder, self.historian) for p in network.parameters()]
         adam = torch.optim.Adam(parameters, lr=self.config.fnet_lr, fused=True)
         self._descent = Descent("fnet_loss", adam, self.config.fnet_clip)
-        if self.profile.bonus_dtype == "bfloat16" and is_slow_in_bfloat16(self.largest_surprise.device):
+        if self.config.bonus_dtype == "bfloat16" and is_slow_in_bfloat16(self.largest_surprise.device):
             advice = "algo.bonus_dtype=float32 is many times as fast"
             warnings.warn(f"algo.bonus_dtype=bfloat16: this CPU has no products of that type; {advice}", stacklevel=2)
 
@@ -177,7 +176,7 @@ class FormationAwareness(Bonus):
             formation = formation / self.config.formation_scale
         else:
             laws = partners_as_released(self.encoder(histories), far[:, :-1], near[:, :-1])
-        generator, dtype = noise("fox.awareness"), DTYPES[self.profile.bonus_dtype]
+        generator, dtype = noise("fox.awareness"), DTYPES[self.config.bonus_dtype]
         return valid, awareness(self.decoder, laws, formation, self.config.n_latent_samples, generator, dtype)
 
     def _steps(self, batch: Episodes) -> Tensor:

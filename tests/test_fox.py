@@ -80,7 +80,7 @@ def annotated(batch, parts):
 
 def built(spec=SPEC, seed=0, equipped=True, **settings):
     torch.manual_seed(seed)
-    parts = assemble(spec, fox.Config(**{"bonus_dtype": "float32", **settings}))
+    parts = assemble(spec, fox.Config(**settings))
     for _, part in parts.named():
         if equipped:
             part.equip()
@@ -813,10 +813,10 @@ def test_local_heads_start_as_layers_of_their_own():
 
 
 def test_profiles():
-    assert fox.Config().settled() == fox.PROFILES["fixed"] == (True, 1, "gaussian", 1e-5, 64, "mean", "bfloat16")
-    assert fox.Config(profile="reference").settled() == (False, 3, "uniform01", 1.0, 1, "sample", "float32")
+    assert fox.Config().settled() == fox.PROFILES["fixed"] == (True, 1, "gaussian", 1e-5, 64, "mean")
+    assert fox.Config(profile="reference").settled() == (False, 3, "uniform01", 1.0, 1, "sample")
     mixed = fox.Config(profile="reference", round=0, kl_weight=1e-4)
-    assert mixed.settled() == (False, 0, "uniform01", 1e-4, 1, "sample", "float32")
+    assert mixed.settled() == (False, 0, "uniform01", 1e-4, 1, "sample")
 
 
 @pytest.mark.parametrize(
@@ -826,7 +826,7 @@ def test_profiles():
         ({"hash_init": "normal"}, "algo.hash_init=normal: .*gaussian, uniform01"),
         ({"kl_weight": -1.0}, "algo.kl_weight=-1.0: .*0 and more"),
         ({"hash_bits": 0}, "algo.hash_bits=0: .*1 to 24"),
-        ({"bonus_dtype": "float16"}, "algo.bonus_dtype=float16: .*bfloat16, float32"),
+        ({"bonus_dtype": "float16"}, "algo.bonus_dtype=float16: .*float32, bfloat16"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
