@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ from marl.fields import count, number, one_of
 from marl.mixers import Monotonic
 from marl.ops import masked_mean
 from marl.parts import Bonus, Cadence, JointQ, Parts, Stats
-from marl.precision import is_slow_in_bfloat16
+from marl.precision import warn_of_slow_bfloat16
 from marl.types import EnvSpec, Episodes
 
 
@@ -135,9 +134,9 @@ class FormationAwareness(Bonus):
         parameters = [p for network in (self.encoder, self.decoder, self.historian) for p in network.parameters()]
         adam = torch.optim.Adam(parameters, lr=self.config.fnet_lr, fused=True)
         self._descent = Descent("fnet_loss", adam, self.config.fnet_clip)
-        if self.config.bonus_dtype == "bfloat16" and is_slow_in_bfloat16(self.largest_surprise.device):
-            advice = "algo.bonus_dtype=float32 is many times as fast"
-            warnings.warn(f"algo.bonus_dtype=bfloat16: this CPU has no products of that type; {advice}", stacklevel=2)
+        if self.config.bonus_dtype == "bfloat16":
+            setting, faster = "algo.bonus_dtype=bfloat16", "algo.bonus_dtype=float32"
+            warn_of_slow_bfloat16(setting, faster, self.largest_surprise.device)
 
     def descents(self) -> list[Descent]:
         return [self._descent]

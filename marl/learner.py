@@ -18,7 +18,7 @@ from marl.descent import Descent, NonFinite
 from marl.dice import Noise, generator
 from marl.heap import keep_freed_memory
 from marl.parts import Bonus, Intervention, Parts, Stats, declared, shaped
-from marl.precision import use_tf32
+from marl.precision import use_tf32, warn_of_slow_bfloat16
 from marl.replay import Replay
 from marl.types import Array, Clock, Episodes, Record
 
@@ -50,6 +50,8 @@ class Learner:
         keep_freed_memory()
         self._precision = precision
         use_tf32(precision == "tf32")
+        if precision == "bf16":
+            warn_of_slow_bfloat16("precision=bf16", "precision=fp32", self.device)
         for _, part in parts.named():
             part.to(self.device)
             part.equip()

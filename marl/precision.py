@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -21,9 +22,10 @@ def use_tf32(used: bool) -> None:
     torch.backends.cudnn.allow_tf32 = used
 
 
-def is_slow_in_bfloat16(device: torch.device) -> bool:
-    """Whether it is a CPU without AVX512, on which products of bfloat16 take many times as long as those of float32."""
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+def warn_of_slow_bfloat16(setting: str, faster: str, device: torch.device) -> None:
+    """Say that ``setting`` asks for products of bfloat16 on a CPU without AVX512, which takes several times as long."""
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        warnings.warn(f"{setting}: this CPU has no products of that type; {faster} is much faster", stacklevel=3)
 
 
 @contextmanager

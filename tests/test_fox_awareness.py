@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -301,21 +298,3 @@ def test_the_largest_surprise_is_never_forgotten():
     aware.largest_surprise.fill_(1e6)
     reward, _ = aware.reward(batch, parts.q, Noise(0, 0))
     assert aware.largest_surprise == 1e6 and 0 < reward.max() < 1e-3
-
-
-@pytest.mark.parametrize(("dtype", "warned"), [("bfloat16", True), ("float32", False)])
-def test_a_cpu_without_products_of_bfloat16_is_told(dtype, warned):
-    told = subprocess.run(
-        [sys.executable, "-c", STARTS.format(dtype=dtype)],
-        env={**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}, capture_output=True, text=True, check=True,
-    ).stderr  # fmt: skip
-    assert ("algo.bonus_dtype=float32 is many times as fast" in told) == warned
-
-
-STARTS = """
-import algos, envs
-from marl import build
-from marl.command import cli
-settings = cli.parse(["algo=fox", "env=meet", "algo.bonus_dtype={dtype}"], algos.ALGORITHMS, envs.ENVIRONMENTS)
-build.learner(settings, build.spec(settings), build.device(settings))
-"""

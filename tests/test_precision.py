@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -102,3 +106,28 @@ def test_no_value_is_rounded(name):
     assert lower["q/target"].dtype == torch.float32
     assert float(lower["q/target"]) == pytest.approx(float(full["q/target"]), abs=0.05)
     assert float(lower["q/taken"]) == pytest.approx(float(full["q/taken"]), abs=0.05)
+
+
+@pytest.mark.parametrize("low", ["algo.bonus_dtype=bfloat16", "precision=bf16"])
+def test_a_cpu_without_products_of_bfloat16_is_told(low):
+    setting = low.split("=")[0]
+    assert f"{low}: this CPU has no products of that type; {setting}=f" in told_at_the_start(low)
+
+
+def test_nothing_is_told_of_what_was_not_asked():
+    assert "no products of that type" not in told_at_the_start()
+
+
+def told_at_the_start(*settings: str) -> str:
+    code = STARTS.format(arguments=["algo=fox", "env=meet", *settings])
+    slow = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+    return subprocess.run([sys.executable, "-c", code], env=slow, capture_output=True, text=True, check=True).stderr
+
+
+STARTS = """
+import algos, envs
+from marl import build
+from marl.command import cli
+settings = cli.parse({arguments}, algos.ALGORITHMS, envs.ENVIRONMENTS)
+build.learner(settings, build.spec(settings), build.device(settings))
+"""
