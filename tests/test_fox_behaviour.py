@@ -195,22 +195,22 @@ def formations_visited(config, seed: int) -> int:
     return ruler.table.size
 
 
-def median_visited(config) -> float:
-    return float(np.median([formations_visited(config, seed) for seed in SEEDS]))
+def visited(config, seeds: range = SEEDS) -> list[int]:
+    return [formations_visited(config, seed) for seed in seeds]
 
 
 def test_counting_formations_explores_more_of_them():
     """Without a reward, and without the formation head, whose drawn latents alone make choices vary."""
-    base, counted = (median_visited(headless(beta1)) for beta1 in (0.0, 0.1))
-    assert counted >= 1.5 * base, (base, counted)
+    base, counted = (visited(headless(beta1)) for beta1 in (0.0, 0.1))
+    assert np.median(counted) >= 1.5 * np.median(base), (base, counted)
 
 
 def test_fox_explores_more_formations_than_qmix_and_awareness_does_not_harm():
-    """Without a reward; the first run gave 635, 7074 and 7278."""
-    base = median_visited(plain())
-    counted, aware = (median_visited(novel(0.1, beta2)) for beta2 in (0.0, 0.01))
-    assert counted >= 3 * base, (base, counted, aware)
-    assert aware >= 0.9 * counted, (base, counted, aware)
+    """Without a reward; medians of five seeds were 635, 7074 and 7278. Awareness, which takes longest, is of three."""
+    base, counted = visited(plain()), visited(novel(0.1, 0.0))
+    assert np.median(counted) >= 3 * np.median(base), (base, counted)
+    aware = visited(novel(0.1, 0.01), MAJORITY)
+    assert np.median(aware) >= 0.9 * np.median(counted[: len(aware)]), (counted, aware)
 
 
 BUDGET = 8000

@@ -20,7 +20,8 @@ from scripts import left_food
 @pytest.mark.slow
 def test_the_yardstick_takes_turns_with_us():
     pytest.importorskip("jaxmarl")
-    done = subprocess.run([sys.executable, "-m", "scripts.yardstick", "1"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "scripts.yardstick", "1", "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     (row,) = re.findall(r"^ *1 +([\d,]+) +([\d.]+) +([\d,]+) +([\d.]+) +([\d.]+) *$", done.stdout, re.MULTILINE)
     steps, updates, own_steps, own_updates, ratio = (float(cell.replace(",", "")) for cell in row)
     assert steps / updates == pytest.approx(8 * 26, rel=0.01), "one update for 8 copies and 26 steps"
