@@ -227,13 +227,13 @@ def ours(updates: int) -> tuple[float, float]:
 
 def main(rounds: int = ROUNDS, updates: int = UPDATES) -> None:
     yardstick = Yardstick()
-    measure = partial(yardstick.rates, updates)
-    measure()  # compiles
+    theirs, own = partial(yardstick.rates, updates), partial(ours, updates)
+    theirs()  # compiles
     table = Table("round", "JAX: steps", "updates", "ours: steps", "updates", "steps, ratio", box=None)
     table.title = "QMIX on simple_spread, per CPU second of one core"
     for number in range(1, rounds + 1):
-        (steps, updates), (own_steps, own_updates) = measure(), ours(updates)
-        cells = (f"{steps:,.0f}", f"{updates:.1f}", f"{own_steps:,.0f}", f"{own_updates:.1f}")
+        (steps, learned), (own_steps, own_learned) = theirs(), own()
+        cells = (f"{steps:,.0f}", f"{learned:.1f}", f"{own_steps:,.0f}", f"{own_learned:.1f}")
         table.add_row(str(number), *cells, f"{own_steps / steps:.2f}")
     Console().print(table)
 
