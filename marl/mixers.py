@@ -51,12 +51,12 @@ class Monotonic(nn.Module):
     @in_float32
     def forward(self, chosen: Tensor, best: Tensor, state: Tensor, actions: Tensor) -> Tensor:
         """Utilities (..., N) in states (..., S) -> joint value (..., 1)."""
-        state = self.state(state)
+        utilities, state = chosen.reshape(-1, self.n_agents), self.state(state.reshape(-1, state.shape[-1]))
         w1 = self.w1(state).abs().unflatten(-1, (self.n_agents, self.embed))
         # N is small: a batch of vectors times matrices is slower than what it is made of.
-        hidden = functional.elu((chosen.unsqueeze(-1) * w1).sum(-2) + self.b1(state))
+        hidden = functional.elu((utilities.unsqueeze(-1) * w1).sum(-2) + self.b1(state))
         joint: Tensor = (hidden * self.w2(state).abs()).sum(-1, keepdim=True) + self.value(state)
-        return joint
+        return joint.view(*chosen.shape[:-1], 1)
 
 
 class Sum(nn.Module):

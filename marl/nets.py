@@ -39,19 +39,22 @@ class AgentInput(nn.Module):
 
     def __init__(self, spec: EnvSpec, *, last_action: bool, agent_id: bool) -> None:
         super().__init__()
-        self.actions = spec.n_actions if last_action else 0
-        self.size = spec.obs_dim + self.actions + (spec.n_agents if agent_id else 0)
-        self.identity: Tensor | None
-        self.register_buffer("identity", torch.eye(spec.n_agents) if agent_id else None, persistent=False)
+        seats, actions = torch.eye(spec.n_agents), functional.pad(torch.eye(spec.n_actions), (0, 0, 1, 0))
+        parts = [actions.repeat_interleave(spec.n_agents, 0)] if last_action else []
+        parts += [seats.repeat(spec.n_actions + 1, 1)] if agent_id else []
+        self.labels: Tensor | None
+        self.seats: Tensor
+        # What follows the observation, by last action and agent: looking it up costs half of building it.
+        self.register_buffer("labels", torch.cat(parts, 1) if parts else None, persistent=False)
+        self.register_buffer("seats", torch.arange(spec.n_agents), persistent=False)
+        self.size = spec.obs_dim + sum(part.shape[1] for part in parts)
 
     def forward(self, obs: Tensor, last_action: Tensor) -> Tensor:
         """(..., N, O), (..., N) long with -1 for none -> (..., N, I)."""
-        blocks = [obs]
-        if self.actions:
-            blocks.append(functional.one_hot(last_action + 1, self.actions + 1)[..., 1:].to(obs.dtype))
-        if self.identity is not None:
-            blocks.append(self.identity.expand(*obs.shape[:-1], -1))
-        return torch.cat(blocks, -1) if len(blocks) > 1 else obs.contiguous()
+        if self.labels is None:
+            return obs.contiguous()
+        rows = (last_action + 1) * len(self.seats) + self.seats
+        return torch.cat([obs, functional.embedding(rows, self.labels)], -1)
 
 
 class AgentLinear(StackedLinear):
@@ -150,7 +153,7 @@ def mlp(*sizes: int) -> nn.Sequential:
     """Linear, ReLU, .., Linear: (..., sizes[0]) -> (..., sizes[-1])."""
     layers: list[nn.Module] = []
     for size, out in pairwise(sizes):
-        layers += [nn.Linear(size, out), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(size, out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 

@@ -70,7 +70,7 @@ def lambda_returns(
         return one_step
     ahead = torch.arange(steps, device=mask.device, dtype=one_step.dtype)
     decay = (gamma * trace) ** (ahead[None, :] - ahead[:, None]).clamp(min=0)
-    return decay.triu() @ one_step
+    return functional.linear(one_step.mT, decay.triu()).mT
 
 
 def n_step_returns(reward: Tensor, terminal: Tensor, mask: Tensor, bootstrap: Tensor, gamma: float, n: int) -> Tensor:

@@ -105,7 +105,8 @@ class _Recurrence(Function):
                 slopes_at[t].mul_(owed_by_four[t])
                 if t:
                     product(owed[t - 1].addcmul_(owed[t], keeps[t]), by_memory_at[t], towards)
-        turned = by_memory[..., 1:, :, :].flatten(-3, -2).mT @ histories[..., :-1, :, :].flatten(-3, -2)
+        # In the other order this product takes a tenth longer.
+        turned = (histories[..., :-1, :, :].flatten(-3, -2).mT @ by_memory[..., 1:, :, :].flatten(-3, -2)).mT
         d_weight = torch.cat([turned[..., hidden:, :], turned[..., :hidden, :]], -2)
         d_bias = by_memory[..., :hidden].flatten(-3, -2).sum(-2, keepdim=weight.dim() == 3)
         return slopes.flatten(-2)[..., hidden:], d_weight, d_bias

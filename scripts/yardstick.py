@@ -9,6 +9,7 @@ whole program, log and replay included, with the same number of episodes for an 
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -231,11 +232,18 @@ def main(rounds: int = ROUNDS, updates: int = UPDATES) -> None:
     theirs()  # compiles
     table = Table("round", "JAX: steps", "updates", "ours: steps", "updates", "steps, ratio", box=None)
     table.title = "QMIX on simple_spread, per CPU second of one core"
+    seen = []
     for number in range(1, rounds + 1):
         (steps, learned), (own_steps, own_learned) = theirs(), own()
-        cells = (f"{steps:,.0f}", f"{learned:.1f}", f"{own_steps:,.0f}", f"{own_learned:.1f}")
-        table.add_row(str(number), *cells, f"{own_steps / steps:.2f}")
+        seen.append((steps, learned, own_steps, own_learned, own_steps / steps))
+        table.add_row(str(number), *cells(*seen[-1]))
+    table.add_row("median", *cells(*(statistics.median(column) for column in zip(*seen, strict=True))))
     Console().print(table)
+
+
+def cells(steps: float, learned: float, own_steps: float, own_learned: float, ratio: float) -> tuple[str, ...]:
+    """A row as it is printed."""
+    return f"{steps:,.0f}", f"{learned:.1f}", f"{own_steps:,.0f}", f"{own_learned:.1f}", f"{ratio:.2f}"
 
 
 if __name__ == "__main__":

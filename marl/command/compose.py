@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from importlib import import_module, resources
 from typing import Any
 
@@ -164,10 +166,16 @@ def _file(group: str, name: str, recipe: str | None = None) -> Plain:
     return plain
 
 
-def _composed(config: str, arguments: list[str]) -> tuple[Plain, Mapping[str, Any]]:
+def _composed(config: str, arguments: Sequence[str]) -> tuple[Plain, Plain]:
+    """A file of configs/ as ``arguments`` let Hydra compose it, and what was chosen; the caller may change both."""
+    return deepcopy(_composed_once(config, tuple(arguments)))
+
+
+@cache
+def _composed_once(config: str, arguments: tuple[str, ...]) -> tuple[Plain, Plain]:
     try:
         with initialize_config_module(CONFIGS, version_base="1.3"):
-            node = compose(config, arguments, return_hydra_config=True)
+            node = compose(config, [*arguments], return_hydra_config=True)
     except MissingConfigException as error:
         raise Mistake(f"{CONFIGS}/{error.missing_cfg_file}.yaml is missing") from error
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
