@@ -9,7 +9,7 @@ import torch
 from algos.factored import FactoredConfig, FactoredQ, Optimizer
 from marl.dice import Noise
 from marl.mixers import Monotonic, Separate, Sum
-from marl.nets import AgentNet, Layers
+from marl.nets import AgentInput, AgentNet, Layers
 from marl.ops import best_available, epsilon_greedy, lambda_returns, masked_mean, random_available
 from marl.types import EnvSpec, Episodes
 
@@ -110,6 +110,18 @@ def test_published_parameter_counts():
     agent = AgentNet(spec, Layers(64, agent_id=False))
     assert sum(p.numel() for p in agent.parameters()) == 30_092
     assert sum(p.numel() for p in Monotonic(spec, 32, 64).parameters()) == 31_521
+
+
+@pytest.mark.parametrize("agent_id", [False, True])
+@pytest.mark.parametrize("last_action", [False, True])
+def test_agents_are_fed_what_they_see_then_what_they_did_then_who_they_are(last_action, agent_id):
+    feed = AgentInput(SPEC, last_action=last_action, agent_id=agent_id)
+    obs, done = torch.randn(2, 3, 2, 4), torch.tensor([[-1, -1], [0, 2], [1, 0]]).expand(2, 3, 2)
+    did = torch.stack([(done == action).float() for action in range(3)], -1)
+    who = torch.eye(2).expand(2, 3, 2, 2)
+    parts = [obs, *([did] if last_action else []), *([who] if agent_id else [])]
+    assert torch.equal(feed(obs, done), torch.cat(parts, -1))
+    assert feed.size == sum(part.shape[-1] for part in parts)
 
 
 def test_step_and_sequence_agree():
