@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 SEEDS = range(5)
 MAJORITY = range(3)
-"""Of the seeds: if all of these take longer, the median does."""
+"""Of the seeds: what all of these are above or below, the median of five is too."""
 COPIES = 8
 EPSILON = 0.05
 TARGETS = 50
@@ -195,22 +195,21 @@ def formations_visited(config, seed: int) -> int:
     return ruler.table.size
 
 
-def visited(config, seeds: range = SEEDS) -> list[int]:
+def visited(config, seeds: range) -> list[int]:
     return [formations_visited(config, seed) for seed in seeds]
 
 
 def test_counting_formations_explores_more_of_them():
     """Without a reward, and without the formation head, whose drawn latents alone make choices vary."""
-    base, counted = (visited(headless(beta1)) for beta1 in (0.0, 0.1))
+    base, counted = (visited(headless(beta1), SEEDS) for beta1 in (0.0, 0.1))
     assert np.median(counted) >= 1.5 * np.median(base), (base, counted)
 
 
 def test_fox_explores_more_formations_than_qmix_and_awareness_does_not_harm():
-    """Without a reward; medians of five seeds were 635, 7074 and 7278. Awareness, which takes longest, is of three."""
-    base, counted = visited(plain()), visited(novel(0.1, 0.0))
-    assert np.median(counted) >= 3 * np.median(base), (base, counted)
-    aware = visited(novel(0.1, 0.01), MAJORITY)
-    assert np.median(aware) >= 0.9 * np.median(counted[: len(aware)]), (counted, aware)
+    """Without a reward; medians of five seeds were 635, 7074 and 7278."""
+    base, counted, aware = (visited(config, MAJORITY) for config in (plain(), novel(0.1, 0.0), novel(0.1, 0.01)))
+    assert min(counted) >= 3 * max(base), (base, counted)
+    assert np.median(aware) >= 0.9 * np.median(counted), (counted, aware)
 
 
 BUDGET = 8000
@@ -247,9 +246,8 @@ def tuned(config):
 def test_fox_finds_a_sparse_triangle_before_qmix():
     """All of FoX. The penalty of local heads is for returns of football's size, beside squared errors of them."""
     seeker = tuned(replace(novel(0.1, 0.01), local_l1=0.1 * GOAL))
-    quick = [steps_to_triangle(seeker, seed) for seed in SEEDS]
-    slow = [steps_to_triangle(tuned(plain()), seed) for seed in MAJORITY]
-    assert np.median(quick) <= 0.9 * BUDGET < min(slow), (quick, slow)
+    quick, slow = ([steps_to_triangle(config, seed) for seed in MAJORITY] for config in (seeker, tuned(plain())))
+    assert max(quick) <= 0.9 * BUDGET < min(slow), (quick, slow)
 
 
 def without_engine() -> str:
