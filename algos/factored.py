@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from marl.descent import Descent
 from marl.dice import EXPLORATION, Dice, Noise
@@ -25,8 +24,9 @@ from marl.ops import (
     n_step_returns,
 )
 from marl.parts import Bonus, Delay, JointQ, Loss, Memory, Stats, delayed
-from marl.precision import in_float32
+from marl.precision import full_precision, in_float32
 from marl.scaling import RewardScaling
+from marl.sections import section
 from marl.types import EnvSpec, Episodes, View
 
 CORRECTED = ("watkins", "harutyunyan")
@@ -106,10 +106,11 @@ class FactoredConfig:
         """
         reward = batch.reward.unsqueeze(-1)
         steps = (reward, batch.terminal, batch.mask, following, self.gamma)
-        if self.returns == "n_step":
-            return n_step_returns(*steps, self.n_step)
-        if self.returns == "peng":
-            return lambda_returns(*steps, self.td_lambda)
+        with full_precision(reward.device.type):  # these sums are products of matrices, which TF32 would round
+            if self.returns == "n_step":
+                return n_step_returns(*steps, self.n_step)
+            if self.returns == "peng":
+                return lambda_returns(*steps, self.td_lambda)
         if taken is None:
             raise ValueError(f"algo.returns={self.returns} needs the values of choices that were made: `taken`")
         kept = greedy if self.returns == "watkins" else torch.ones_like(greedy)
@@ -222,12 +223,12 @@ class FactoredQ(JointQ):
         return self.config.td_target(batch, following, taken, greedy)
 
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
-        with record_function("unroll"):
+        with section("unroll"):
             live = self.unroll(self.agent, batch, noise, "live")
             taken = live.values[:, :-1]
             best = best_value(taken, batch.avail[:, :-1])
             joint = self.mixer(chosen_value(taken, batch.actions), best, batch.state[:, :-1], batch.actions)
-        with record_function("targets"), torch.no_grad():
+        with section("targets"), torch.no_grad():
             target = self.td_target(live.values.detach(), batch, noise)
         squared = (joint - target).square()
         td = self.config.td_weight * masked_mean(squared, batch.mask)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.profiler import record_function
 
 from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net, td_stats
 from marl.dice import Noise
@@ -17,6 +16,7 @@ from marl.nets import mlp
 from marl.ops import best_available, chosen_value, episode_means, masked_mean
 from marl.parts import Loss, Parts
 from marl.precision import in_float32
+from marl.sections import section
 from marl.types import EnvSpec, Episodes
 
 
@@ -89,12 +89,12 @@ class TransformedQ(FactoredQ):
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
         """td_weight L_td + lambda_opt L_opt + lambda_nopt L_nopt (equations 4 to 6), over steps that were played."""
         now = batch.state[:, :-1]
-        with record_function("unroll"):
+        with section("unroll"):
             live = self.unroll(self.agent, batch, noise, "live")
             values, histories = live.values[:, :-1], live.histories[:, :-1]
             joint = self.mixer(histories, now, batch.actions)
             value = self.mixer.worth(now)
-        with record_function("targets"), torch.no_grad():
+        with section("targets"), torch.no_grad():
             greedy = best_available(live.values, batch.avail)
             optimum = self.mixer(histories, now, greedy[:, :-1])
             target = self.joint_target(greedy, batch, noise)

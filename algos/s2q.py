@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from algos.factored import CORRECTED
 from algos.successive.central import Central
@@ -20,6 +19,7 @@ from marl.dice import EXPLORATION, TRAIN, Dice, Noise
 from marl.mixers import StateInput
 from marl.ops import best_available, chosen_value, episode_means, epsilon_greedy, masked_mean
 from marl.parts import Delay, JointQ, Loss, Parts, Stats, delayed
+from marl.sections import section
 from marl.types import EnvSpec, Episodes, View
 
 __all__ = ["Config", "S2Q", "build", "check"]
@@ -197,10 +197,10 @@ class S2Q(JointQ):
     def losses(self, batch: Episodes) -> tuple[Losses, Live, Aims, Stats]:
         """What is minimised, and what it was made of."""
         mask, factor = batch.mask, self.config.td_weight
-        with record_function("unroll"):
+        with section("unroll"):
             live = self.live(batch)
             guess = self.chooser(live.histories[:, :-1].detach())
-        with record_function("targets"):
+        with section("targets"):
             aims = self.aims(live, batch)
         rebuilt = masked_mean((guess.state - batch.state[:, :-1]).square(), mask)
         told = divergence(aims.probabilities, guess.probabilities, mask)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 
 from algos.factored import CORRECTED, FactoredConfig, FactoredQ, agent_net, td_stats
 from marl.dice import Noise
@@ -14,6 +13,7 @@ from marl.fields import Mistake, count, number, one_of
 from marl.mixers import Monotonic, Unrestricted
 from marl.ops import best_available, best_value, chosen_value, episode_means, masked_mean
 from marl.parts import Loss, Parts, delayed
+from marl.sections import section
 from marl.types import EnvSpec, Episodes
 
 
@@ -78,14 +78,14 @@ class WeightedQ(FactoredQ):
 
     def loss(self, batch: Episodes, noise: Noise) -> Loss:
         """td_weight mean(w (Q_tot - y)^2) + central_weight mean((Q* - y)^2), over steps that were played."""
-        with record_function("unroll"):
+        with section("unroll"):
             values = self.unroll(self.agent, batch, noise, "live").values
             taken, now = values[:, :-1], batch.state[:, :-1]
             best = best_value(taken, batch.avail[:, :-1])
             joint = self.mixer(chosen_value(taken, batch.actions), best, now, batch.actions)
             central_values = self.central_agent(batch.obs[:, :-1], batch.last_action[:, :-1])[0]
             central = self.central_mixer(chosen_value(central_values, batch.actions), now)
-        with record_function("targets"), torch.no_grad():
+        with section("targets"), torch.no_grad():
             target, weights = self.targets_and_weights(values.detach(), joint, batch)
         central_error = (central - target).square()
         td = self.config.td_weight * masked_mean(weights * (joint - target).square(), batch.mask)

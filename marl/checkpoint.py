@@ -9,13 +9,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from marl.types import Tensors
+
 STATE = "state.json"
+REPLACED = ".replaced"
 
 
 class NoCheckpoint(FileNotFoundError):
@@ -27,8 +31,8 @@ class Checkpoint:
     """What a run was at ``step`` consumed environment steps."""
 
     step: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
-    """File name without ending to named tensors."""
+    tensors: Mapping[str, Tensors]
+    """By the name of their file without its ending. One file's are in memory at a time."""
     state: Mapping[str, Any]
     """JSON-able."""
 
@@ -43,14 +47,17 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     sums = {}
     for name, tensors in checkpoint.tensors.items():
         file = writing / f"{name}.safetensors"
-        write_tensors(tensors, file)
+        write_tensors(tensors(), file)
         sums[file.name] = _checksum(file)
         _sync(file)
     (writing / STATE).write_text(json.dumps({"step": checkpoint.step, "sums": sums, "state": checkpoint.state}))
     _sync(writing / STATE)
-    if final.exists():
-        shutil.rmtree(final)
+    aside = final.with_name(f"{final.name}{REPLACED}")
+    if final.exists():  # whichever of the two is there when the process ends at once, `saved` finds it
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)
     writing.rename(final)
+    shutil.rmtree(aside, ignore_errors=True)
     _sync(folder)
     for old in saved(folder)[:-keep]:
         shutil.rmtree(old)
@@ -83,13 +90,13 @@ def load_latest(folder: Path, warn: Callable[[str], None], only: tuple[str, ...]
 
 def _load(path: Path, only: tuple[str, ...] | None) -> Checkpoint:
     written = json.loads((path / STATE).read_text())
-    tensors = {}
+    tensors: dict[str, Tensors] = {}
     for name, checksum in written["sums"].items():
         stem = name.removesuffix(".safetensors")
         if only is None or stem in only:
             if _checksum(path / name) != checksum:
                 raise ValueError(f"{name} is not what was written")
-            tensors[stem] = load_file(path / name)
+            tensors[stem] = partial(load_file, path / name)
     return Checkpoint(written["step"], tensors, written["state"])
 
 

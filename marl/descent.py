@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from marl.sections import section
+
 
 class NonFinite(ArithmeticError):
     """A loss or gradient is not finite; ``name`` says whose."""
@@ -48,13 +50,13 @@ class Descent:
             NonFinite: the loss or its gradient is not finite; no parameter was changed.
         """
         self.optimizer.zero_grad()
-        with torch.profiler.record_function("backward"):
+        with section("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         return self.step(loss.detach())
 
     def step(self, loss: Tensor) -> Tensor:
         """Clip and apply the gradients that are there already."""
-        with torch.profiler.record_function("optimiser"):
+        with section("optimiser"):
             norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
             if not torch.isfinite(norm + loss):
                 raise NonFinite(self.name)

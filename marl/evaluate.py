@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from marl.reporting import video
 from marl.reporting.statistics import Estimate, mean_interval, success_interval
 from marl.reporting.tally import summary
 from marl.run import FILM_SPEED
-from marl.types import Array, Record
+from marl.types import Array
 from marl.worker import Plan, Rollout
 
 FOLDER = "evaluations"
@@ -103,10 +103,10 @@ def saved_weights(settings: Settings, folder: Path, warn: Callable[[str], None])
         NoCheckpoint: there is none, or it is of other settings.
     """
     saved = checkpoint.load_latest(folder / "checkpoints", warn, only=("learner",))
-    parts = algos.assemble(build.spec(settings), settings.algo)
+    parts, learner = algos.assemble(build.spec(settings), settings.algo), saved.tensors["learner"]()
     for name, part in parts.named():
         with checkpoint.fitting(folder):
-            part.load_state_dict(checkpoint.below(saved.tensors["learner"], f"{name}.state."))
+            part.load_state_dict(checkpoint.below(learner, f"{name}.state."))
     return {name: tensor.detach().numpy() for name, tensor in parts.travelling().items()}, saved.step
 
 
@@ -119,7 +119,7 @@ def against(settings: Settings, request: Request) -> str:
 
 def play(
     settings: Settings, request: Request, weights: dict[str, Array], step: int, warn: Callable[[str], None]
-) -> list[Rollout]:
+) -> Iterator[Rollout]:
     """All episodes in the world as it is after ``step`` steps; the same whatever the number of workers."""
     copies = settings.rollout.envs_per_worker
     make = build.MakeWorker(settings, copies, request.attack, request.interventions)
@@ -140,14 +140,14 @@ def play(
                 ),
                 version,
             )
-        return [fleet.receive() for _ in range(fleet.in_flight)]
+        while fleet.in_flight:
+            yield fleet.receive()
     finally:
         fleet.close()
 
 
-def measure(records: Sequence[Record]) -> dict[str, Estimate]:
-    """Return, length and, where the environment says who won, success, with 95 % intervals."""
-    rows = [summary(record) for record in records]
+def measure(rows: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
+    """Return, length and, where the environment says who won, success of summaries, with 95 % intervals."""
     told = {name: mean_interval([row[name] for row in rows]) for name in ("return", "length")}
     if all("success" in row for row in rows):
         told["success"] = success_interval(int(sum(row["success"] for row in rows)), len(rows))
@@ -180,10 +180,13 @@ def evaluate(argv: Sequence[str]) -> int:
         settings = settings if request.seed is None else replace(settings, seed=request.seed)
         weights, step = saved_weights(settings, folder, warn)
         make_folder(folder / FOLDER, f"run={request.run}")
-        rollouts = play(settings, request, weights, step, warn)
+        rows, frames = list[dict[str, float]](), None
+        for rollout in play(settings, request, weights, step, warn):
+            rows += [summary(record) for record in rollout.records]
+            frames = rollout.frames if frames is None else frames
     except (Mistake, EnvUnavailable, checkpoint.NoCheckpoint) as mistake:
         return cli.refuse(mistake)
-    estimates = measure([record for rollout in rollouts for record in rollout.records])
+    estimates = measure(rows)
     label = against(settings, request)
     table = Table(title=f"{folder} at step {step:,}, {label}, {request.episodes} episodes", box=None)
     for heading in ("", "mean", "95 % interval"):
@@ -194,8 +197,8 @@ def evaluate(argv: Sequence[str]) -> int:
     console.print(table)
     told = {"run": folder.name, "step": step, "request": asdict(request)}
     told |= {name: estimate.plain() for name, estimate in estimates.items()}
-    if rollouts[0].frames is not None:
-        film = video.save(rollouts[0].frames, FILM_SPEED, folder / "videos" / f"evaluation_{step:010d}_{label}")
+    if frames is not None:
+        film = video.save(frames, FILM_SPEED, folder / "videos" / f"evaluation_{step:010d}_{label}")
         console.print(f"film: {film}", soft_wrap=True)
     console.print(f"saved: {save(folder, f'{step:010d}_{label}', told)}", soft_wrap=True)
     return 0

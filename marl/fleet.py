@@ -158,6 +158,8 @@ class RayCrew(Crew):
     Actors are not restarted by Ray: the fleet does that, as for processes.
     """
 
+    queued = True
+
     def __init__(self, make_worker: Callable[[], Worker], cluster: RayCluster, cpus_per_worker: float) -> None:
         self._make = make_worker
         self._cluster = cluster
@@ -174,7 +176,7 @@ class RayCrew(Crew):
             **self._resources, max_restarts=0, max_task_retries=0, scheduling_strategy="SPREAD"
         )
         self._actors[seat] = recipe.remote(self._ray.cloudpickle.dumps(self._make))
-        self._promised[seat] = deque([self._actors[seat].begin.remote()])
+        self._promised[seat] = deque([self._actors[seat].here.remote(), self._actors[seat].begin.remote()])
 
     def give(self, seat: int, plan: Plan, weights: Weights | None) -> None:
         if weights is not None and weights.version not in self._stored:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from marl.checkpoint import below
 from marl.config import Learning
@@ -20,6 +19,7 @@ from marl.heap import keep_freed_memory
 from marl.parts import Bonus, Intervention, Parts, Stats, declared, shaped
 from marl.precision import use_tf32, warn_of_slow_bfloat16
 from marl.replay import Replay
+from marl.sections import section
 from marl.types import Array, Clock, Episodes, Record
 
 
@@ -77,7 +77,7 @@ class Learner:
         length = len(record["reward"])
         columns: dict[str, Tensor] = {}
         if self.parts.bonuses:
-            with record_function("annotate"):
+            with section("annotate"):
                 fresh = Episodes.of_records([record], {name: self.replay.layout[name] for name in record})
                 for bonus in self.parts.bonuses:
                     columns |= {name: value[0] for name, value in declared(bonus, bonus.annotate(fresh)).items()}
@@ -125,11 +125,11 @@ class Learner:
         noise = Noise(self.seed, self.clock.updates, self.device)
         draw = generator(self.seed, "learner/sample", self.clock.updates)
         self.batch = None  # or two would be on the device while one is gathered
-        with record_function("sample"):
+        with section("sample"):
             slots, batch = self.replay.sample(self.learning.batch, draw)
         self.batch = batch
         reward, stats = batch.reward.double(), Stats()
-        with self._autocast(), torch.no_grad(), record_function("bonuses"):
+        with self._autocast(), torch.no_grad(), section("bonuses"):
             for bonus in self.parts.bonuses:
                 addition, told = bonus.reward(batch, self.parts.q, noise)
                 reward = reward + shaped(addition, batch.reward, f"{type(bonus).__name__}.reward")
@@ -166,7 +166,7 @@ class Learner:
 
     def _fit(self, name: str, part: Bonus | Intervention, batch: Episodes, noise: Noise) -> Stats:
         self._fitted[name] = self.clock.episodes
-        with self._autocast(), record_function("fit"):
+        with self._autocast(), section("fit"):
             return part.fit(batch, self.parts.q, noise)
 
     @torch.no_grad()

@@ -27,11 +27,12 @@ from marl.env import BatchedEnv
 from marl.learner import Learner
 from marl.ops import random_available
 from marl.run import Run
+from marl.sections import awaiting, catch_up
 from marl.types import Record
 from marl.worker import Plan, Worker
 
 SECTIONS = ("annotate", "sample", "bonuses", "unroll", "targets", "backward", "optimiser", "fit")
-"""Named in the code by `torch.profiler.record_function`."""
+"""Named in the code by `marl.sections.section`."""
 
 
 class Rate(NamedTuple):
@@ -135,7 +136,7 @@ def updates(learner: Learner, records: Sequence[Record], count: int) -> Update:
     slowest = max(part.cadence.every_episodes for _, part in learner.parts.named())
     count = max(count, round(slowest * learner.learning.updates_per_episode))
     total = milliseconds(learner, supply, count)
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with awaiting(learner.device), profile(activities=[ProfilerActivity.CPU]) as recorded:
         began = time.perf_counter()  # the profiler's own clock
         milliseconds(learner, supply, count)
         profiled = (time.perf_counter() - began) * 1e6
@@ -153,12 +154,12 @@ def _within(event: FunctionEvent) -> bool:
 def milliseconds(learner: Learner, supply: Iterator[Record], count: int) -> float:
     """Of an update and all that comes with it: episodes are taken in as often as the ratio of updates says."""
     clock = time.perf_counter if learner.device.type == "cuda" else time.process_time
+    catch_up(learner.device)
     began, first = clock(), learner.clock.updates
     while learner.clock.updates < first + count:
         learner.absorb(next(supply))
         learner.improve()
-    if learner.device.type == "cuda":
-        torch.cuda.synchronize()
+    catch_up(learner.device)
     return (clock() - began) * 1e3 / (learner.clock.updates - first)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from marl.types import Array, Column, EnvSpec, Episodes
+from marl.types import Array, Column, EnvSpec, Episodes, Tensors
 
 ROUNDED = ("obs", "state")
 """What may be stored in fewer bits than it has."""
+INDEX = "replay"
+"""The piece that tells which episodes there are; the others are named by it and their first slot."""
+PIECE = 2**26
+"""Bytes of a piece, or one episode."""
 
 
 class ReplayTooLarge(MemoryError):
@@ -122,34 +127,51 @@ class Replay:
         self._priorities.zero_()
         self.added = 0
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything stored, without padding."""
+    def state(self) -> dict[str, Tensors]:
+        """Everything stored, without padding, in pieces, so that saving needs the memory of one besides."""
         size = len(self)
-        lengths = self._lengths[:size]
-        saved = {"added": torch.tensor(self.added), "lengths": lengths, "priorities": self._priorities[:size]}
-        for name, field in self._fields.items():
-            saved[f"field.{name}"] = field[:size][self._kept(name, lengths)] if self._kept_rows(name) else field[:size]
-        return {name: tensor.cpu().contiguous() for name, tensor in saved.items()}
+        each = max(1, PIECE * self.capacity // max(self.bytes, 1))
+        slots = [slice(first, min(first + each, size)) for first in range(0, size, each)]
+        return {INDEX: self._index, **{f"{INDEX}-{part.start:07d}": partial(self._piece, part) for part in slots}}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def _index(self) -> dict[str, Tensor]:
+        size = len(self)
+        return {
+            "added": torch.tensor(self.added),
+            "lengths": self._lengths[:size],
+            "priorities": self._priorities[:size],
+        }
+
+    def _piece(self, slots: slice) -> dict[str, Tensor]:
+        return {name: self._entries(name, field, slots).cpu() for name, field in self._fields.items()}
+
+    def _entries(self, name: str, field: Tensor, slots: slice) -> Tensor:
+        return field[slots][self._kept(name, slots)] if self._kept_rows(name) else field[slots]
+
+    def restore(self, state: Mapping[str, Tensors]) -> None:
         """Take back what `state` gave."""
         self.clear()
-        self.added = int(state["added"])
+        index = state[INDEX]()
+        self.added = int(index["added"])
         size = len(self)
-        self._lengths[:size] = state["lengths"]
-        self._priorities[:size] = state["priorities"]
+        self._lengths[:size], self._priorities[:size] = index["lengths"], index["priorities"]
+        firsts = [int(name.removeprefix(f"{INDEX}-")) for name in sorted(state) if name.startswith(f"{INDEX}-")]
+        for first, end in zip(firsts, [*firsts[1:], size], strict=True):
+            self._restore_piece(slice(first, end), state[f"{INDEX}-{first:07d}"]())
+
+    def _restore_piece(self, slots: slice, piece: Mapping[str, Tensor]) -> None:
         for name, field in self._fields.items():
-            value = state[f"field.{name}"].to(self.device)
+            value = piece[name].to(self.device)
             if self._kept_rows(name):
-                field[:size][self._kept(name, state["lengths"])] = value
+                field[slots][self._kept(name, slots)] = value
             else:
-                field[:size] = value
+                field[slots] = value
 
     def _kept_rows(self, name: str) -> bool:
         return self.layout[name].span != "episode"
 
-    def _kept(self, name: str, lengths: Tensor) -> Tensor:
-        """(size, rows) bool: entries that belong to an episode."""
+    def _kept(self, name: str, slots: slice) -> Tensor:
+        """(slots, rows) bool: entries that belong to an episode."""
         rows = self._fields[name].shape[1]
         extra = rows - self.spec.horizon
-        return (torch.arange(rows) < lengths[:, None] + extra).to(self.device)
+        return (torch.arange(rows) < self._lengths[slots, None] + extra).to(self.device)

@@ -107,6 +107,8 @@ class Run:
             self.fleet.submit(plan, self.version)
         while self.fleet.in_flight:
             rollout = self.fleet.receive()
+            if self.stop:  # all but this evaluation is saved
+                raise Stopped
             if rollout.plan.purpose != TRAIN:
                 self._tell_evaluation(rollout)
         if not self.tally.empty:
@@ -157,9 +159,9 @@ class Run:
             for name, array in self.fleet.weights_of(version).items()
         }
         tensors = {
-            "learner": self.learner.tensors(),
-            "replay": self.learner.replay.state(),
-            "outstanding": weights,
+            "learner": self.learner.tensors,
+            "outstanding": lambda: weights,
+            **self.learner.replay.state(),
         }
         state = {
             "learner": self.learner.state(),
@@ -196,17 +198,17 @@ class Run:
             return
         saved = checkpoint.load_latest(checkpoints, self.log.warn)
         with checkpoint.fitting(self.folder):
-            self.learner.restore(saved.tensors["learner"], saved.state["learner"])
-            self.learner.replay.restore(saved.tensors["replay"])
+            self.learner.restore(saved.tensors["learner"](), saved.state["learner"])
+            self.learner.replay.restore(saved.tensors)
         self.schedule.restore(saved.state["schedule"])
         self.tally.restore(saved.state["tally"])
         self.log.rewind(saved.state["log"])
         self.stage = saved.state["stage"]
         self.next_log, self.next_save = saved.state["next_log"], saved.state["next_save"]
-        given: dict[int, int] = {}
+        outstanding, given = saved.tensors["outstanding"](), dict[int, int]()
         for plan, version in saved.state["outstanding"]:
             if version not in given:
-                kept = checkpoint.below(saved.tensors["outstanding"], f"{version}.")
+                kept = checkpoint.below(outstanding, f"{version}.")
                 weights = {name: tensor.numpy() for name, tensor in kept.items()}
                 given[version] = self.fleet.publish(weights)
             self.fleet.submit(Plan(**{**plan, "seats": tuple(plan["seats"])}), given[version])

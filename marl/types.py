@@ -6,7 +6,7 @@ H hidden units · K as the paper says. What is known before a choice has T+1 ent
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,9 @@ from torch import Tensor
 Array = np.ndarray
 Record = dict[str, Array]
 """One finished episode, trimmed to its length: field or column name to an array of (T+1, ...), (T, ...) or (...)."""
+
+Tensors = Callable[[], Mapping[str, Tensor]]
+"""What gathers named tensors when they are wanted, so that not all have to be in memory at once."""
 
 Span = Literal["views", "steps", "episode"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 from marl.dice import Dice
 from marl.env import BatchedEnv, Moments
 from marl.heap import keep_freed_memory
-from marl.parts import Parts, State
+from marl.parts import Intervention, Parts, State
 from marl.types import Array, Column, EnvSpec, Record, View
 
 
@@ -77,13 +77,18 @@ class Tape:
         else:
             at[rows] = values[rows]
 
-    def episode(self, copy: int, length: int) -> Record:
-        """A trimmed copy of one episode."""
+    def episode(self, names: Iterable[str], copy: int, length: int) -> Record:
+        """A trimmed copy of one episode's fields ``names``."""
         record = {}
-        for name, array in self._arrays.items():
-            rows = self.layout[name].rows(length)
+        for name in names:
+            array, rows = self._arrays[name], self.layout[name].rows(length)
             record[name] = array[copy, : rows[0]].copy() if rows else np.array(array[copy])
         return record
+
+
+def columns_of(interventions: Iterable[Intervention]) -> dict[str, Column]:
+    """What they add to an episode; those that sit a plan out add nothing to its episodes."""
+    return {name: column for part in interventions for name, column in part.columns().items()}
 
 
 class Worker:
@@ -98,8 +103,7 @@ class Worker:
         keep_freed_memory()
         for _, part in parts.named():
             part.eval().requires_grad_(False)
-        columns = {name: column for part in parts.interventions for name, column in part.columns().items()}
-        self._tape = Tape(env.spec, columns, env.size)
+        self._tape = Tape(env.spec, columns_of(parts.interventions), env.size)
         self._weights = parts.travelling()
 
     @torch.no_grad()
@@ -152,7 +156,8 @@ class _Game:
             self._film()
             self._spent("simulator")
             self._record_outcome(moments, step)
-        records = [self.tape.episode(copy, int(length)) for copy, length in enumerate(self.lengths)]
+        played = [*self.env.spec.fields(), *columns_of(self.interventions)]
+        records = [self.tape.episode(played, copy, int(length)) for copy, length in enumerate(self.lengths)]
         self._spent("policy")
         return Rollout(self.plan, records, self.seconds, np.stack(self.frames) if self.frames else None)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from marl.checkpoint import Checkpoint, NoCheckpoint, load_latest, save
 def make(step):
     tensors = {"learner": {"a": torch.full((3,), float(step)), "flag": torch.tensor(True)}, "replay": {}}
     tensors["replay"]["shared"] = tensors["learner"]["a"]
-    return Checkpoint(step, tensors, {"clock": {"steps": step}, "exact": 0.1 + 0.2})
+    gathered = {name: partial(dict, named) for name, named in tensors.items()}
+    return Checkpoint(step, gathered, {"clock": {"steps": step}, "exact": 0.1 + 0.2})
 
 
 def refuse(line):
@@ -24,9 +27,9 @@ def test_round_trip(tmp_path):
     save(tmp_path, make(7), keep=3)
     loaded = load_latest(tmp_path, refuse)
     assert loaded.step == 7 and loaded.state == {"clock": {"steps": 7}, "exact": 0.1 + 0.2}
-    assert torch.equal(loaded.tensors["learner"]["a"], torch.full((3,), 7.0))
-    assert loaded.tensors["learner"]["flag"].dtype == torch.bool
-    assert torch.equal(loaded.tensors["replay"]["shared"], torch.full((3,), 7.0))
+    assert torch.equal(loaded.tensors["learner"]()["a"], torch.full((3,), 7.0))
+    assert loaded.tensors["learner"]()["flag"].dtype == torch.bool
+    assert torch.equal(loaded.tensors["replay"]()["shared"], torch.full((3,), 7.0))
 
 
 def test_the_last_n_are_kept(tmp_path):
@@ -34,6 +37,27 @@ def test_the_last_n_are_kept(tmp_path):
         save(tmp_path, make(step), keep=2)
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [500, 5000]
     assert load_latest(tmp_path, refuse).step == 5000
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_step_that_is_saved_again_is_never_missing(tmp_path, monkeypatch, renamed):
+    save(tmp_path, make(7), keep=1)
+    left, rename = iter([True] * renamed), Path.rename
+
+    def killed(self, target):
+        if not next(left, False):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, make(7), keep=1)
+    monkeypatch.undo()
+    assert load_latest(tmp_path, refuse).step == 7
+    save(tmp_path, make(7), keep=1)
+    assert load_latest(tmp_path, refuse).step == 7
+    save(tmp_path, make(8), keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000000008"]
 
 
 def test_only_some_files_may_be_read(tmp_path):

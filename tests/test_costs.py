@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
-from marl import build, costs, rates
+from marl import build, costs, rates, sections
 
 SMALL = ["env=matrix", "algo.hidden=8", "learner.batch=4", "learner.burn_in=4"]
 
@@ -47,6 +50,17 @@ def test_what_an_update_waits_for_at_first_is_in_its_cost(algorithm, part):
     assert 0 < update.parts[part] < update.total
     assert sum(update.parts.values()) < 1.1 * update.total
     assert part != "bonuses" or "fim/reward" in learner.update()
+
+
+def test_a_section_lasts_until_the_device_has_done_what_it_asked(monkeypatch):
+    monkeypatch.setattr(sections, "catch_up", lambda device: time.sleep(0.05))
+    with (
+        profile(activities=[ProfilerActivity.CPU]) as recorded,
+        sections.awaiting(torch.device("cpu")),
+        sections.section("unroll"),
+    ):
+        pass
+    assert sum(event.cpu_time_total for event in recorded.events() if event.name == "unroll") >= 0.05e6
 
 
 @pytest.mark.parametrize(

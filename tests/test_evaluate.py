@@ -15,6 +15,7 @@ from marl import build, evaluate
 from marl.command import cli
 from marl.command.runs import open_folder
 from marl.dice import EVALUATE
+from marl.reporting.tally import summary
 from marl.run import Run
 from marl.training import train
 from marl.worker import Plan
@@ -77,7 +78,7 @@ def test_a_saved_policy_starts_where_no_evaluation_of_its_training_did():
 
 def test_success_is_a_share_of_the_episodes():
     records = [{"reward": np.ones(2, np.float32), "won": np.array(won)} for won in (True, True, True, False)]
-    told = evaluate.measure(records)
+    told = evaluate.measure([summary(record) for record in records])
     assert (told["success"].value, told["success"].n, told["return"].value) == (0.75, 4, 2.0)
 
 

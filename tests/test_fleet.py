@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from marl.crews.crew import Crew, Event, Fault, Ready
-from marl.crews.dispatch import ATTEMPTS, Fleet
+from marl.crews import dispatch
+from marl.crews.crew import Crew, Event, Fault, Placed, Ready
+from marl.crews.dispatch import ATTEMPTS, Fleet, WorkerError
 from marl.crews.ledger import HANDFUL
 from marl.worker import Rollout
 from tests.troubles import MakeWorker, fleet, plan, play, same, weights
@@ -203,6 +204,42 @@ def test_whatever_happens_to_workers_each_plan_is_received_once(seed, ordered):
     told = [(rollout.plan, rollout.seconds["version"]) for rollout in received]
     assert (told if ordered else sorted(told, key=lambda pair: pair[0].number)) == asked
     assert len(warned) == crew.restarts > 0
+    crew.close()
+
+
+class Crowded(Mob):
+    """Only the first seat ever gets a core."""
+
+    queued = True
+
+    def wait(self, seconds):
+        return [event for event in super().wait(seconds) if event.seat == 0]
+
+    def _news(self, seat):
+        if seat in self._starting:
+            self._starting.remove(seat)
+            return Ready(0)
+        plan, version = self._held[seat].popleft()
+        return Rollout(plan, [], {"version": version})
+
+
+def test_a_worker_may_wait_for_a_core_as_long_as_others_play(monkeypatch):
+    monkeypatch.setattr(dispatch, "START_LIMIT", -1.0)
+    crew = Fleet(Crowded(0), 2, ordered=True, timeout=1e9, warn=pytest.fail)
+    version = crew.publish({"w": np.array(0)})
+    for number in range(12):
+        crew.submit(plan(number), version)
+    assert [crew.receive().plan.number for _ in range(12)] == list(range(12))
+    crew.close()
+
+
+def test_the_time_to_be_made_begins_with_a_core(monkeypatch):
+    monkeypatch.setattr(dispatch, "START_LIMIT", -1.0)
+    monkeypatch.setattr(Crowded, "_news", lambda self, seat: Placed())
+    crew = Fleet(Crowded(0), 1, ordered=True, timeout=1e9, warn=lambda line: None)
+    crew.submit(plan(0), crew.publish({"w": np.array(0)}))
+    with pytest.raises(WorkerError, match=r"worker 0 took longer than -1 s while starting, like 2 workers before it"):
+        crew.receive()
     crew.close()
 
 

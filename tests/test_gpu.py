@@ -33,9 +33,9 @@ def learner(name: str, device: str, *arguments: str, **options) -> Learner:
     return Learner(parts, replay, Learning(8, 1.0, 8), 0, **options)
 
 
-def play(subject: Learner, name: str) -> None:
+def play(subject: Learner, name: str, *arguments: str) -> None:
     """Three rounds of eight episodes, learned from as they come."""
-    settings = cli.parse([f"algo={name}", "env=matrix"], algos.ALGORITHMS, envs.ENVIRONMENTS)
+    settings = cli.parse([f"algo={name}", "env=matrix", *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS)
     worker = Worker(algos.assemble(SPEC, settings.algo), SideBySide(Clockwork, 8), 0)
     for number in range(3):
         worker.load(subject.weights())
@@ -51,17 +51,18 @@ def test_every_algorithm_learns_there_and_its_checkpoint_moves_between_devices(n
     play(there, name)
     assert any((before[key] != array).any() for key, array in there.weights().items())
     here.restore({key: value.cpu() for key, value in there.tensors().items()}, there.state())
-    here.replay.restore({key: value.cpu() for key, value in there.replay.state().items()})
+    here.replay.restore(there.replay.state())
     for key, array in here.weights().items():
         torch.testing.assert_close(torch.from_numpy(array), torch.from_numpy(there.weights()[key]), atol=0, rtol=0)
     here.update()
 
 
-@pytest.mark.parametrize("name", ["iql", "vdn", "qmix"])
-def test_one_update_is_the_same_on_both(name):
+@pytest.mark.parametrize("chosen", [["iql"], ["vdn"], ["qmix"], ["qmix", "algo.shared=false"]])
+def test_one_update_is_the_same_on_both(chosen):
     """Up to the order in which sums are taken."""
-    there, here = learner(name, "cuda"), learner(name, "cpu")
-    play(here, name)
+    name, *arguments = chosen
+    there, here = learner(name, "cuda", *arguments), learner(name, "cpu", *arguments)
+    play(here, name, *arguments)
     there.restore({key: value.clone() for key, value in here.tensors().items()}, here.state())
     there.replay.restore(here.replay.state())
     told = [subject.update() for subject in (there, here)]

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"marl.types", "marl.fields", "marl.recurrent", "marl.heap", "marl.descent", "marl.precision"},
+    {"marl.types", "marl.fields", "marl.recurrent", "marl.heap", "marl.descent", "marl.precision", "marl.sections"},
     {"marl.ops", "marl.stacked", "marl.nets", "marl.mixers", "marl.duplex", "marl.attention", "marl.dice", "marl.env"},
     {"marl.parts", "marl.config", "marl.parallel", "marl.scaling"},
     {"algos", "envs"},

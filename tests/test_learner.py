@@ -24,6 +24,7 @@ from marl.replay import Replay
 from marl.types import Column, Episodes
 from marl.worker import Plan, Worker
 from tests.toys import Clockwork
+from tests.yard import snapshot
 
 SPEC = Clockwork.spec
 CPU = torch.device("cpu")
@@ -143,7 +144,7 @@ def test_a_restored_learner_has_the_learning_rate_of_where_it_was():
         one.absorb(record)
         one.improve()
     other.restore({name: tensor.clone() for name, tensor in one.tensors().items()}, one.state())
-    other.replay.restore({name: tensor.clone() for name, tensor in one.replay.state().items()})
+    other.replay.restore(snapshot(one.replay))
     assert 0 < other.parts.q.descents()[0].rate == one.parts.q.descents()[0].rate < 0.01
     for record in episodes(4, first=8):
         for subject in (one, other):
@@ -276,7 +277,7 @@ def test_a_restored_learner_goes_on_as_if_nothing_had_happened(alpha):
     unbroken = learner(None, Novelty(3, 2), alpha=alpha)
     go_on(unbroken, records[:10])
     tensors = {name: tensor.clone() for name, tensor in unbroken.tensors().items()}
-    state, replay = unbroken.state(), {k: v.clone() for k, v in unbroken.replay.state().items()}
+    state, replay = unbroken.state(), snapshot(unbroken.replay)
     resumed = learner(None, Novelty(3, 2), alpha=alpha, seed=0)
     resumed.restore(tensors, state)
     resumed.replay.restore(replay)
@@ -294,7 +295,7 @@ def test_episodes_get_the_error_of_their_last_draw_as_priority():
     slots, batch = subject.replay.sample(4, generator(0, "learner/sample", 0))
     expected = torch.ones(8).index_put_((slots,), subject.parts.q.loss(batch, Noise(0, 0)).priority)
     subject.update()
-    torch.testing.assert_close(subject.replay.state()["priorities"], expected)
+    torch.testing.assert_close(subject.replay.state()["replay"]()["priorities"], expected)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name_and_changes_nothing():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import marl.replay
 from marl.replay import Replay, ReplayTooLarge
 from marl.types import Column, EnvSpec, Episodes
 
@@ -124,14 +125,17 @@ def test_a_sample_has_no_episode_twice():
     assert len(set(replay.sample(5, torch.Generator().manual_seed(0))[0].tolist())) == 5
 
 
+@pytest.mark.parametrize("piece", [1, 2**20])
 @pytest.mark.parametrize("rounded", ["float32", "float16", "bfloat16"])
-def test_save_and_restore(rounded):
+def test_save_and_restore(rounded, piece, monkeypatch):
+    monkeypatch.setattr(marl.replay, "PIECE", piece)
     replay = make(capacity=4, alpha=0.3, rounded=rounded)
     for length, seed in ((6, 0), (1, 1), (4, 2)):
         replay.add(record(length, seed))
     replay.reprioritise(torch.arange(3), torch.tensor([3.0, 1.0, 2.0]))
     other = make(capacity=4, alpha=0.3, rounded=rounded)
     other.add(record(5, 9))
+    assert len(replay.state()) == 1 + (3 if piece == 1 else 1)
     other.restore(replay.state())
     slots, batch = replay.sample(2, torch.Generator().manual_seed(5))
     again, copy = other.sample(2, torch.Generator().manual_seed(5))
@@ -144,8 +148,9 @@ def test_saved_state_holds_no_padding():
     replay = make(capacity=4)
     for length in (2, 3):
         replay.add(record(length, length))
-    assert replay.state()["field.obs"].shape[0] == 2 + 1 + 3 + 1
-    assert replay.state()["field.reward"].shape[0] == 5
+    stored = replay.state()["replay-0000000"]()
+    assert stored["obs"].shape[0] == 2 + 1 + 3 + 1
+    assert stored["reward"].shape[0] == 5
 
 
 def test_half_precision_halves_what_may_be_rounded():

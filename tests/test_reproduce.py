@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from marl.reporting.curves import Series
 from marl.reporting.statistics import Estimate
 from marl.reproduce import REGISTRIES, main
 from marl.reproduction import compare, report, results, tables
+from marl.reproduction.jobs import Job, Pool, Stage
 from marl.reproduction.tables import Figure, Header, Row, read
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +164,28 @@ def test_what_cannot_run_is_one_line_and_the_rest_runs(tmp_path: Path, capsys: C
     assert [line for line in lines if line.startswith("meet/lost: not available: algo=qmixx: no such algorithm")]
     assert sum("bad/qmix" in line and "env.grid=0" in line for line in lines) == 1 and "Traceback" not in told.err
     assert len(raw(tmp_path)) == 1
+
+
+def test_one_job_that_cannot_be_finished_ends_no_other(tmp_path: Path) -> None:
+    def full() -> str:
+        raise OSError(28, "No space left on device")
+
+    def lost() -> list[str]:
+        raise KeyError("config.yaml")
+
+    def job(name: str, stages: tuple[Stage, ...], finish: Callable[[], str]) -> Job:
+        return Job(name, name, stages, finish, tmp_path / f"{name}.txt", tmp_path / f"{name}.lock")
+
+    waits = [sys.executable, "-c", "import time; time.sleep(1)"]
+    jobs = [
+        job("full", (), full),
+        job("lost", (lost,), str),
+        job("whole", (lambda: waits,), lambda: "all there"),
+    ]
+    how = {one.job.name: (one.how, one.line) for one in Pool(3, lambda ended: None).run(jobs)}
+    assert how["whole"] == ("done", "all there")
+    assert how["full"] == ("failed", "[Errno 28] No space left on device")
+    assert how["lost"] == ("failed", "KeyError('config.yaml')")
 
 
 def test_other_settings_are_another_experiment(unbroken: Path, tmp_path: Path) -> None:

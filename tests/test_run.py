@@ -15,7 +15,7 @@ import envs
 from marl import build
 from marl.command import cli
 from marl.dice import TRAIN
-from marl.run import Run
+from marl.run import Run, Stopped
 from marl.worker import Plan
 
 SMALL = [
@@ -60,6 +60,25 @@ def test_the_newest_value_plays_and_evaluations_stand_where_they_were_asked_for(
     assert run.learner.clock.updates > 10 and len(asked) > 3
     told = logged(tmp_path, "eval/episodes")
     assert set(told) == set(logged(tmp_path, "eval/return")) == asked and set(told.values()) == {float(episodes)}
+
+
+def test_the_last_evaluation_can_be_stopped_and_is_made_up_for(tmp_path: Path) -> None:
+    words = ["steps=40", "eval.every_steps=1000", "eval.episodes=8", "checkpoint.every_steps=20"]
+    run = made(tmp_path, *words)
+    finish = run._finish
+
+    def asked() -> None:
+        run.stop = True
+        finish()
+
+    run._finish = asked  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        finished(run)
+    assert list(logged(tmp_path, "eval/return")) == [0]
+    again = made(tmp_path, *words)
+    again.resume()
+    finished(again)
+    assert list(logged(tmp_path, "eval/return")) == [0, again.learner.clock.steps]
 
 
 def test_the_share_of_updates_is_told_per_episode(tmp_path: Path) -> None:

@@ -40,6 +40,21 @@ def test_an_evaluation_is_told_once_and_whole_with_means_and_standard_errors() -
     assert tally.empty, "evaluation is no training"
 
 
+def test_a_resumed_run_goes_on_with_the_seconds_it_had(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    before = Tally()
+    before.played(rollout(episode(*[0] * 30)))
+    before.spent({"learner": 5.0})
+    now[0] = 109.0
+    saved, now[0] = before.state(), 1.0
+    after = Tally()
+    after.restore(saved)
+    now[0] = 2.0
+    told = after.tell(1)
+    assert (told["throughput/steps_per_second"], told["time/learner"]) == (3.0, 0.5)
+
+
 def test_training_is_told_of_what_came_since_the_last_time() -> None:
     tally = Tally()
     tally.played(rollout(episode(1, 2), episode(5)))

@@ -206,6 +206,12 @@ def test_a_plan_may_leave_interventions_out():
     same(worker(4, Puppet(False)).play(plan(interventions=False)), worker(4).play(plan()))
 
 
+def test_nothing_of_an_earlier_plan_is_left_in_one_without_interventions():
+    hiding = worker(4, Blindfold())
+    hiding.play(plan())
+    same(hiding.play(plan(interventions=False)), worker(4).play(plan()))
+
+
 def test_the_random_attacker_keeps_to_its_budget_and_to_available_actions():
     config = random_attack.Config(base=qmix.Config(hidden=8), attack=random_actions.Config(probability=0.9, budget=2))
     parts: Parts = algos.assemble(Clockwork.spec, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,13 +13,19 @@ from marl.config import Learning
 from marl.dice import TRAIN
 from marl.learner import Learner
 from marl.replay import Replay
-from marl.types import EnvSpec, Episodes
+from marl.types import EnvSpec, Episodes, Tensors
 from marl.worker import Plan, Worker
 from tests.toys import Clockwork, Copies
 
 SPEC = EnvSpec(
     "yard", n_agents=3, n_actions=4, obs_dim=5, state_dim=6, horizon=12, state_groups={"own": (0, 1), "far": (2, 3, 4)}
 )
+
+
+def snapshot(replay: Replay) -> dict[str, Tensors]:
+    """What is stored now, whatever comes later."""
+    kept = {name: {key: value.clone() for key, value in piece().items()} for name, piece in replay.state().items()}
+    return {name: partial(dict, piece) for name, piece in kept.items()}
 
 
 def episodes(lengths, spec=SPEC, seed=0, **columns):

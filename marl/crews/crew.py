@@ -26,6 +26,10 @@ THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS
 """One core per worker; libraries read these when they load, so they are set before a process starts."""
 
 
+class Placed(NamedTuple):
+    """There are cores for a worker, which is being made now."""
+
+
 class Ready(NamedTuple):
     """A worker is made and waits for plans."""
 
@@ -45,7 +49,7 @@ class Fault(NamedTuple):
     """If the environment cannot run here at all: what it says of it."""
 
 
-News = Ready | Rollout | Fault
+News = Placed | Ready | Rollout | Fault
 
 
 class Event(NamedTuple):
@@ -94,6 +98,10 @@ class Player:
     def __init__(self, pickled: bytes) -> None:
         self._pickled = pickled
 
+    def here(self) -> Placed:
+        """For those who wait until there is a process."""
+        return Placed()
+
     def begin(self) -> Ready | Fault:
         """Make the worker. Ctrl-C goes to the whole terminal: what it means is the learner's to decide."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -127,9 +135,12 @@ def _fault(error: Exception) -> Fault:
 class Crew(ABC):
     """Workers of one kind, by seat."""
 
+    queued = False
+    """Workers wait for cores, for as long as it takes, and are `Placed` when they have some."""
+
     @abstractmethod
     def start(self, seat: int) -> None:
-        """Begin to make a worker, and return: its first news is `Ready` or `Fault`."""
+        """Begin to make a worker, and return: its first news, after `Placed`, is `Ready` or `Fault`."""
 
     @abstractmethod
     def give(self, seat: int, plan: Plan, weights: Weights | None) -> None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from marl.crews.crew import Crew, Event, Fault, Ready, Weights, pack, unpack
+from marl.crews.crew import Crew, Event, Fault, Placed, Ready, Weights, pack, unpack
 from marl.crews.ledger import Ledger, Seat
 from marl.env import EnvUnavailable
 from marl.types import Array
@@ -121,6 +121,8 @@ class Fleet:
 
     def _heed(self, seat: Seat, event: Event) -> None:
         match event.news:
+            case Placed():
+                seat.placed, seat.since = True, time.monotonic()
             case Ready():
                 seat.ready, seat.failed_starts = True, 0
             case Rollout() as rollout:
@@ -156,10 +158,12 @@ class Fleet:
         return doing
 
     def _start(self, seat: Seat) -> None:
-        seat.since = time.monotonic()
+        seat.placed, seat.since = not self._crew.queued, time.monotonic()
         self._crew.start(seat.number)
 
     def _deadline(self, seat: Seat) -> float:
+        if not seat.placed:
+            return math.inf
         if not seat.ready:
             return seat.since + START_LIMIT
         return seat.since + self._timeout if seat.held else math.inf

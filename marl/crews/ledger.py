@@ -32,6 +32,8 @@ class Seat:
     number: int
     since: float
     """When the start, or the plan in hand, began."""
+    placed: bool = True
+    """A worker is made or being made here; False: it waits for cores."""
     ready: bool = False
     version: int | None = None
     """The weights it was told last."""
@@ -71,7 +73,7 @@ class Ledger:
         """
         while self._queue:
             seat = min((seat for seat in self.seats if seat.ready), key=lambda seat: len(seat.held), default=None)
-            starting = sum(not seat.ready for seat in self.seats)
+            starting = sum(seat.placed and not seat.ready for seat in self.seats)
             if seat is None or len(seat.held) == HANDFUL or (seat.held and len(self._queue) <= starting):
                 return
             order = self._orders[heapq.heappop(self._queue)]

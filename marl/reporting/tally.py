@@ -72,7 +72,7 @@ class Tally:
 
     def tell(self, workers: int) -> dict[str, float]:
         """Everything gathered, which is then forgotten."""
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        elapsed = max(self._elapsed(), 1e-9)
         steps = sum(row["length"] for row in self._episodes)
         told = {f"train/{key}": value for key, value in means(self._episodes).items()}
         told["train/episodes"] = float(len(self._episodes))
@@ -85,11 +85,23 @@ class Tally:
         self._since = time.perf_counter()
         return told
 
+    def _elapsed(self) -> float:
+        """Wall seconds since the last time, without those in which a resumed run lay still."""
+        return time.perf_counter() - self._since
+
     def state(self) -> dict[str, Any]:
         """JSON-able; floats survive exactly."""
         updates = [{name: float(value) for name, value in stats.items()} for stats in self._updates]
-        return {"episodes": self._episodes, "updates": updates, "evaluations": self._evaluations}
+        return {
+            "episodes": self._episodes,
+            "updates": updates,
+            "evaluations": self._evaluations,
+            "seconds": self._seconds,
+            "elapsed": self._elapsed(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._episodes, self._updates = list(state["episodes"]), list(state["updates"])
         self._evaluations = {asked: list(rows) for asked, rows in state["evaluations"].items()}
+        self._seconds = dict(state["seconds"])
+        self._since = time.perf_counter() - state["elapsed"]

@@ -7,6 +7,7 @@ from marl.config import Settings
 from marl.dice import EVALUATE
 from marl.evaluate import measure
 from marl.reporting.statistics import Estimate
+from marl.reporting.tally import summary
 from marl.worker import Plan
 
 STREAM = f"{EVALUATE}/chance"
@@ -20,12 +21,13 @@ def chance(settings: Settings, episodes: int) -> dict[str, Estimate]:
     Raises:
         EnvUnavailable: the world cannot run here.
     """
-    copies, records = settings.rollout.envs_per_worker, []
+    copies, rows = settings.rollout.envs_per_worker, list[dict[str, float]]()
     worker = build.MakeWorker(settings, copies)()
     try:
         for number, first in enumerate(range(0, episodes, copies)):
             size = min(copies, episodes - first)
-            records += worker.play(Plan(number, STREAM, first, size, epsilon=1.0, interventions=False)).records
+            plan = Plan(number, STREAM, first, size, epsilon=1.0, interventions=False)
+            rows += [summary(record) for record in worker.play(plan).records]
     finally:
         worker.close()
-    return measure(records)
+    return measure(rows)

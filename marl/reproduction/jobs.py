@@ -15,6 +15,7 @@ from types import FrameType
 from typing import IO
 
 from marl.command.cli import REFUSED
+from marl.fields import one_line
 
 PATIENCE = 120.0
 """Seconds in which a process that was asked to stop may save."""
@@ -152,15 +153,15 @@ class Pool:
         return self._proceed(running)
 
     def _proceed(self, running: Running) -> list[Ended]:
-        """The next stage, or the end."""
-        if running.advance():
-            return []
+        """The next stage, or the end. What goes wrong with one job is told, and ends no other."""
+        try:
+            if running.advance():
+                return []
+            how, line = "done", running.job.finish()
+        except Exception as error:
+            how, line = "failed", one_line(error if isinstance(error, ValueError | OSError) else repr(error))
         self._running.remove(running)
         running.close()
-        try:
-            how, line = "done", running.job.finish()
-        except ValueError as error:
-            how, line = "failed", str(error)
         return [self._told(Ended(running.job, how, line, time.monotonic() - running.began))]
 
     def _pass_on_stops(self) -> None:
