@@ -2,17 +2,19 @@
 
 N agents face R opponents; observation and state have 4N + 4R + 6 features (`envs.football.observation`), every agent
 has the 19 actions of `envs.football.scenarios.ACTIONS`, all always available. N, R and the start positions stand in
-`envs.football.scenarios`. The academy is played by the rules of the wrapper that CDS and FoX share:
+`envs.football.scenarios`. The academy is played by the rules of the wrapper that CDS and FoX share, and S2Q and FIM
+with more levels:
 
 - the episode ends with the engine's own rules (a goal, the ball out of play, and in all but academy_corner the ball
   lost), when the ball or an agent comes to x < 0, and after 150 steps, which is an end of the task like the others;
+  in the levels called _full_field, which begin in the own half, at x < -0.75 (the counter-attack: -0.4) and after 300;
 - reward ``scoring``: 100 at a goal, else -1 at the end of the episode for whatever reason, else 0.
 
-No paper's wrapper covers academy_run_pass_and_shoot_with_keeper and academy_empty_goal_close; they follow the same
-rules. 5_vs_5 is a match of 3000 steps that nothing interrupts: its reward ``goals`` is 1 for a goal and -1 for one
-conceded, its end is a time limit (truncated, not terminal), both goalkeepers belong to the engine, and the episode's
-seed draws who kicks off. The counter-attack is CDS's file, without those who start in their own half;
-academy_counterattack_hard_stock is gfootball's, with the same four agents and the first three opponents of its list.
+No paper's wrapper covers academy_empty_goal_close; it follows the same rules. 5_vs_5 is a match of 3000 steps that
+nothing interrupts: its reward ``goals`` is 1 for a goal and -1 for one conceded, its end is a time limit (truncated,
+not terminal), both goalkeepers belong to the engine, and the episode's seed draws who kicks off. The counter-attack is
+CDS's file, without those who start in their own half; academy_counterattack_hard_stock is gfootball's, with the same
+four agents and the first three opponents of its list. docs/worlds.md has all levels and what papers call them.
 
 Which player an agent moves: ``fixed``, its own, for the whole episode, which is checked at every step; ``legacy``,
 whoever gfootball's own file gives it, which changes during play and is often not the player it observes. Where only
@@ -52,10 +54,10 @@ class Config:
     scenario: str = "academy_3_vs_1_with_keeper"
     mapping: str = one_of("fixed", "legacy")  # which player an agent moves
     reward: str | None = one_of(None, "scoring", "goals")  # null: scoring in the academy, goals in 5_vs_5
-    time_limit: int | None = count(None)  # steps; null: 150 in the academy, 3000 in 5_vs_5
+    time_limit: int | None = count(None)  # steps; null: 150 in the academy, 300 over the full field, 3000 in 5_vs_5
     limit_is_terminal: bool | None = None  # no value beyond the time limit; null: true in the academy, false in 5_vs_5
     end_on_possession: bool | None = None  # losing the ball ends the episode; null: as in gfootball's file
-    own_half_ends: bool | None = None  # ball or agent at x < 0 ends the episode; null: true in the academy only
+    x_limit: float | None = number(None, least=-2, most=1)  # the ball or an agent at a smaller x ends the episode
     render: bool = False  # pictures by the game's 3-D renderer (6 s to start, 0.2 s each); false: a flat drawing
     render_width: int = number(640, least=64, most=4096)  # pixels, an even number
     render_height: int = number(360, least=64, most=4096)  # pixels, an even number
@@ -70,9 +72,11 @@ def check(config: Config) -> None:
     check_values(config, "env.")
     if config.scenario not in SCENARIOS:
         raise refusal("env.scenario", config.scenario, SCENARIOS)
-    duration = SCENARIOS[config.scenario].duration
+    duration, hindmost = SCENARIOS[config.scenario].duration, SCENARIOS[config.scenario].hindmost
     if config.time_limit is not None and config.time_limit > duration:
         raise refusal("env.time_limit", config.time_limit, f"{config.scenario} takes 1 to {duration} steps, or null")
+    if config.x_limit is not None and config.x_limit > hindmost:
+        raise refusal("env.x_limit", config.x_limit, f"{config.scenario} takes -2 to {hindmost}, its start, or null")
     for key in ("render_width", "render_height"):
         if vars(config)[key] % 2:
             raise refusal(f"env.{key}", vars(config)[key], "allowed are even numbers from 64 to 4096")
@@ -126,7 +130,7 @@ class Rules:
     limit: int
     limit_is_terminal: bool
     possession_ends: bool
-    own_half_ends: bool
+    x_limit: float
 
     @classmethod
     def of(cls, config: Config, scenario: Scenario) -> Rules:
@@ -135,7 +139,7 @@ class Rules:
             limit=_chosen(config.time_limit, scenario.limit),
             limit_is_terminal=_chosen(config.limit_is_terminal, scenario.limit_is_terminal),
             possession_ends=_chosen(config.end_on_possession, scenario.possession_ends),
-            own_half_ends=_chosen(config.own_half_ends, scenario.own_half_ends),
+            x_limit=_chosen(config.x_limit, scenario.x_limit),
         )
 
 
@@ -196,7 +200,7 @@ class Football(Env):
         self._steps += 1
         self._lead += frame.gain
         rules = self._rules
-        over = frame.over or (rules.own_half_ends and self._in_own_half(frame))
+        over = frame.over or self._hindmost(frame) < rules.x_limit
         late = self._steps >= rules.limit
         terminal = over or (late and rules.limit_is_terminal)
         return self._moment(frame, self._reward(frame.gain, over or late), terminal, late and not terminal)
@@ -228,10 +232,10 @@ class Football(Env):
             return float(gain)
         return 100.0 if gain > 0 else -1.0 if ended else 0.0
 
-    def _in_own_half(self, frame: Frame) -> bool:
-        """The ball or an agent is at x < 0."""
+    def _hindmost(self, frame: Frame) -> float:
+        """The smallest x of the ball and the agents."""
         agents, ball = frame.features[0 : 2 * self.spec.n_agents : 2], frame.features[-6]
-        return ball < 0 or min(agents) < 0
+        return min(ball, *agents)
 
     def _check_players(self, frame: Frame) -> None:
         if self._match.fixed and frame.controlled != self._own_players:

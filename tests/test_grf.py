@@ -29,8 +29,17 @@ AGENTS = {
     "academy_counterattack_hard_stock": (4, 3),
     "academy_corner": (10, 11),
     "5_vs_5": (4, 5),
+    "academy_3_vs_2_with_keeper": (3, 3),
+    "academy_4_vs_2_with_keeper": (4, 3),
+    "academy_run_pass_and_shoot_with_keeper_full_field": (2, 2),
+    "academy_3_vs_1_with_keeper_full_field": (3, 2),
+    "academy_3_vs_2_with_keeper_full_field": (3, 3),
+    "academy_4_vs_2_with_keeper_full_field": (4, 3),
+    "academy_counterattack_hard_full_field": (4, 3),
 }
-ACADEMY = [name for name in AGENTS if name.startswith("academy")]
+LIMITS = {"5_vs_5": (3000, -np.inf), "academy_counterattack_hard_full_field": (300, -0.4)}
+"""Steps and x."""
+LIMITS |= {name: (300, -0.75) if name.endswith("full_field") else (150, 0.0) for name in AGENTS if name not in LIMITS}
 LEFT = np.array([[0.6, 0.0], [0.7, 0.2], [0.7, -0.2]])
 RIGHT = np.array([[1.0, 0.0], [0.75, 0.0]])
 BALL = np.array([0.62, 0.0, 0.11])
@@ -124,7 +133,11 @@ def test_what_is_known_before_an_engine_starts(scenario: str, monkeypatch: pytes
         "ball_direction": 3,
     }
     assert len(spec.agents) == n and spec.agents[-1] == f"player_{len(SCENARIOS[scenario].left) - 1}"
-    assert spec.horizon == (3000 if scenario == "5_vs_5" else 150)
+    assert (spec.horizon, SCENARIOS[scenario].x_limit) == LIMITS[scenario]
+
+
+def test_every_scenario_is_tried() -> None:
+    assert set(AGENTS) == set(SCENARIOS)
 
 
 def test_teammate_blocks_are_where_teammates_are() -> None:
@@ -178,9 +191,51 @@ def test_a_goal_on_the_last_step_is_an_end_and_not_a_cut() -> None:
     assert (moment.reward, moment.terminal, moment.truncated) == (100.0, True, False)
 
 
-def test_the_own_half_can_be_allowed() -> None:
-    moment = play(frame(), frame(BACK), config=grf.Config(own_half_ends=False)).step(IDLE)
+FULL_FIELD = "academy_3_vs_1_with_keeper_full_field"
+
+
+@pytest.mark.parametrize(
+    ("config", "last"),
+    [
+        (grf.Config(), 0.0),
+        (grf.Config(x_limit=-0.1), -0.1),
+        (grf.Config(x_limit=0.5), 0.5),
+        (grf.Config(scenario=FULL_FIELD), -0.75),
+        (grf.Config(scenario=FULL_FIELD, x_limit=-0.9), -0.9),
+    ],
+)
+def test_the_ball_or_an_agent_behind_the_limit_ends_an_episode(config: grf.Config, last: float) -> None:
+    def ends(x: float, places: Array, **shown: Array) -> bool:
+        places[0] = x
+        moment = play(frame(), frame(**shown), config=config).step(IDLE)
+        assert moment.reward == (-1.0 if moment.terminal else 0.0)
+        return moment.terminal
+
+    for x, over in ((last + 1e-6, False), (last, False), (last - 1e-6, True)):
+        ball, left, right = BALL.copy(), LEFT.copy(), RIGHT.copy()
+        assert ends(x, ball, ball=ball) == ends(x, left[1], left=left) == over
+        assert not ends(x, right[1], right=right)
+
+
+def test_everybody_may_go_anywhere() -> None:
+    moment = play(frame(), frame(BACK - [1.1, 0.0]), config=grf.Config(x_limit=-2)).step(IDLE)
     assert (moment.reward, moment.terminal) == (0.0, False)
+
+
+@pytest.mark.parametrize("scenario", [name for name in AGENTS if name.endswith("full_field")])
+def test_over_the_full_field_a_team_starts_further_back_in_the_same_formation(scenario: str) -> None:
+    near, far = SCENARIOS[scenario.removesuffix("_full_field")], SCENARIOS[scenario]
+    assert far.left[: -far.n_agents] == near.left[: -far.n_agents] and far.right == near.right
+    shifts = [x - y for (x, *_), (y, *_) in zip(near.left[-near.n_agents :], far.left[-far.n_agents :], strict=True)]
+    assert shifts == pytest.approx([near.ball[0] - far.ball[0]] * far.n_agents)
+    assert [spot[1:] for spot in near.left] == [spot[1:] for spot in far.left] and near.ball[1] == far.ball[1]
+    assert far.hindmost == pytest.approx(far.x_limit + 0.15)
+
+
+def test_more_agents_and_opponents_join_those_of_three_against_one() -> None:
+    few, more, most = (SCENARIOS[f"academy_{name}_with_keeper"] for name in ("3_vs_1", "3_vs_2", "4_vs_2"))
+    assert (more.left, more.right[:-1]) == (few.left, few.right) and more.ball == most.ball == few.ball
+    assert (most.left[:-1], most.right) == (more.left, more.right)
 
 
 def test_a_match_counts_goals_and_goes_on() -> None:
@@ -214,6 +269,9 @@ def test_fixed_agents_must_keep_their_players() -> None:
         (grf.Config(reward="dense"), "env.reward=dense: allowed are scoring, goals"),
         (grf.Config(time_limit=0), "env.time_limit=0: allowed are 1 and more"),
         (grf.Config(time_limit=401), "env.time_limit=401"),
+        (grf.Config(x_limit=-2.5), "env.x_limit=-2.5: allowed are -2 to 1"),
+        (grf.Config(x_limit=0.61), "env.x_limit=0.61: academy_3_vs_1_with_keeper takes -2 to 0.6, its start, or null"),
+        (grf.Config(scenario="5_vs_5", x_limit=0.0), "env.x_limit=0.0: 5_vs_5 takes -2 to -0.1, its start, or null"),
         (grf.Config(render_width=641), "env.render_width=641: allowed are even numbers"),
     ],
 )
@@ -329,6 +387,17 @@ def test_idling_through_the_trimmed_counter_attack(start: Start) -> None:
 
 
 @needs_engine
+def test_who_walks_back_from_the_full_fields_start_comes_to_its_limit(start: Start) -> None:
+    env = start(scenario=FULL_FIELD)
+    moments, hindmost, left = env.reset([0]), [0.0], np.full((1, 3), ACTIONS.index("left"))
+    places = [*env.spec.state_groups["ally_position"][::2], env.spec.state_groups["ball_position"][0]]
+    while not moments.terminal[0]:
+        moments = env.step(left, np.array([True]))
+        hindmost.append(float(moments.state[0, places].min()))
+    assert hindmost[-2] >= -0.75 > hindmost[-1] and len(hindmost) < 60 and moments.reward[0] == -1
+
+
+@needs_engine
 def test_a_cut_is_no_end(start: Start) -> None:
     env = start(time_limit=5, limit_is_terminal=False)
     env.reset([0])
@@ -404,7 +473,7 @@ def test_gfootball_plays_the_same_episode(scenario: str, start: Start) -> None:
     """Its own scenario files, rules and conversion to numbers, against ours: bit for bit."""
     core = pytest.importorskip("gfootball.env.football_env_core")
     settings = pytest.importorskip("gfootball.env.config")
-    env = start(scenario=scenario, mapping="legacy", own_half_ends=False, time_limit=400)
+    env = start(scenario=scenario, mapping="legacy", x_limit=-2, time_limit=400)
     n, r = AGENTS[scenario]
     for seed in (2, 5):
         values = {"players": [f"agent:left_players={n},right_players=0"], "level": scenario}

@@ -7,7 +7,8 @@ team; ``opponents`` of the right team, in the order written, are observed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 ACTIONS = (
     "idle left top_left top top_right right bottom_right bottom bottom_left long_pass high_pass short_pass shot "
@@ -32,8 +33,8 @@ class Scenario:
     """The episode ends when the ball changes hands."""
     score_ends: bool = True
     out_of_play_ends: bool = True
-    own_half_ends: bool = True
-    """The wrapper's rule: the ball or an agent at x < 0 ends the episode."""
+    x_limit: float = 0.0
+    """The wrapper's rule: the ball or an agent at a smaller x ends the episode; -inf: nothing does."""
     limit: int = 150
     """Steps of an episode unless the configuration says otherwise."""
     limit_is_terminal: bool = True
@@ -47,6 +48,12 @@ class Scenario:
     """gfootball's file lets an agent take over a goalkeeper."""
     kick_off_drawn: bool = False
     """The lists belong to the team that kicks off and the other; the episode's seed says which one is left."""
+
+    @property
+    def hindmost(self) -> float:
+        """The smallest x at which the ball or an agent starts."""
+        teams = (self.left, self.right) if self.kick_off_drawn else (self.left,)
+        return min(self.ball[0], *(x for team in teams for x, _, _ in team[-self.n_agents :]))
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,30 @@ class Match:
 
 _COUNTERATTACK = ((0.5, -0.3161, "CM"), (0.25, -0.1, "LM"), (0.25, 0.1, "RM"), (0.35, 0.316102, "CF"))
 _KEEPER = (-1.0, 0.0, "GK")
+
+
+def _joined(scenario: Scenario, attackers: tuple[Spot, ...] = (), defenders: tuple[Spot, ...] = ()) -> Scenario:
+    """The same attack with more agents and more opponents, all observed."""
+    return replace(
+        scenario,
+        n_agents=scenario.n_agents + len(attackers),
+        opponents=scenario.opponents + len(defenders),
+        left=(*scenario.left, *attackers),
+        right=(*scenario.right, *defenders),
+    )
+
+
+def _over_full_field(scenario: Scenario, x_limit: float) -> Scenario:
+    """The same attack from further back: agents and ball keep their formation, all others their places.
+
+    The hindmost agent starts 0.15 in front of the limit, that is at -0.6 where the limit is -0.75.
+    """
+    back = scenario.hindmost - (x_limit + 0.15)
+    first = len(scenario.left) - scenario.n_agents
+    agents = ((round(x - back, 6), y, role) for x, y, role in scenario.left[first:])
+    ball = (round(scenario.ball[0] - back, 6), scenario.ball[1])
+    return replace(scenario, ball=ball, left=(*scenario.left[:first], *agents), x_limit=x_limit, limit=300)
+
 
 SCENARIOS: dict[str, Scenario] = {
     "academy_empty_goal_close": Scenario(
@@ -172,7 +203,7 @@ SCENARIOS: dict[str, Scenario] = {
         possession_ends=False,
         score_ends=False,
         out_of_play_ends=False,
-        own_half_ends=False,
+        x_limit=-math.inf,
         limit=3000,
         limit_is_terminal=False,
         reward="goals",
@@ -182,4 +213,21 @@ SCENARIOS: dict[str, Scenario] = {
         free_keepers=False,
         kick_off_drawn=True,
     ),
+}
+
+# S2Q and FIM name the levels below; their files were not released.
+_MORE_DEFENDERS = _joined(SCENARIOS["academy_3_vs_1_with_keeper"], defenders=((-0.75, 0.1, "CB"),))
+SCENARIOS |= {
+    "academy_3_vs_2_with_keeper": _MORE_DEFENDERS,
+    "academy_4_vs_2_with_keeper": _joined(_MORE_DEFENDERS, attackers=((0.7, 0.0, "CM"),)),
+}
+SCENARIOS |= {
+    f"{name}_full_field": _over_full_field(SCENARIOS[name], x_limit)
+    for name, x_limit in {
+        "academy_run_pass_and_shoot_with_keeper": -0.75,
+        "academy_3_vs_1_with_keeper": -0.75,
+        "academy_3_vs_2_with_keeper": -0.75,
+        "academy_4_vs_2_with_keeper": -0.75,
+        "academy_counterattack_hard": -0.4,
+    }.items()
 }
