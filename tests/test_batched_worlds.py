@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from algos import fim
+from algos.influence.features import native_mask
 from envs import jaxmarl, lbf, pettingzoo, rware, stag_hunt
 from marl.env import EnvUnavailable
 from marl.fields import Mistake
@@ -202,6 +204,46 @@ def test_the_shaped_reward_comes_on_top_of_the_soups():
     beyond = returns - 20 * now.columns["soups"]
     # An onion in a pot or a plate taken pays 3, a soup taken 5, all halved here.
     assert beyond.max() > 0 and (beyond * 2 == (beyond * 2).round()).all() and (beyond >= 0).all()
+
+
+def native(env):
+    """(S,) features of the state that FIM may choose from."""
+    return native_mask(env.spec, fim.NOT_NATIVE, "algo.not_native", fim.NOT_NATIVE).numpy()
+
+
+def test_the_time_is_no_native_state_of_a_kitchen():
+    env, live = made(jaxmarl, 2, id="overcooked", horizon=60), np.ones(2, np.bool_)
+    width, height = 5, 4
+    time = np.array(env.spec.state_groups["time"])
+    assert len(time) == 2 * width * height and not native(env)[time].any() and native(env).sum() == 25 * len(time)
+    now, shown = env.reset(range(2)), []
+    while not now.truncated.all():
+        shown.append(now.state[0, time].copy())
+        now = env.step(np.full((2, 2), 4), live)
+    assert [set(bits) for bits in shown] == [{0.0}] * 21 + [{1.0}] * 39
+    everything = sorted(feature for group in env.spec.state_groups.values() for feature in group)
+    assert everything == list(range(env.spec.state_dim))
+
+
+def test_last_actions_are_no_native_state_of_a_battle():
+    env = made(jaxmarl, 1, id="SMAX", scenario="5m_vs_6m", state="observations")
+    groups = env.spec.state_groups
+    assert sorted(feature for group in groups.values() for feature in group) == list(range(env.spec.state_dim))
+    now, east, live = env.reset([0]), np.ones((1, 5), np.int64), np.ones(1, np.bool_)
+    first, last = now.state[0].copy(), np.array(groups["last_action"])
+    assert not first[last].any() and not native(env)[last].any() and native(env).sum() == len(first) - len(last)
+    now = env.step(east, live)
+    moved = now.state[0, last].reshape(5, 10, 3)[:, :4]  # of each agent's four team-mates
+    np.testing.assert_allclose(moved[moved.any(-1)] - [1, 0, 0], 0, atol=1e-6)
+    assert moved.any(-1).sum() > 5
+    world = made(jaxmarl, 1, id="SMAX", scenario="5m_vs_6m")
+    whole = world.reset([0]).state[0][list(world.spec.state_groups["ally_position"])]
+    own = np.array(groups["ally_position"]).reshape(5, -1)[:, -2:]
+    np.testing.assert_allclose(first[own].ravel(), whole / 32, atol=1e-6)
+    for name in ("ally_health", "ally_type_bits"):
+        width = len(world.spec.state_groups[name]) // 5
+        seen = first[np.array(groups[name]).reshape(5, 5, width)]
+        assert set(np.unique(seen)) <= {0.0, 1.0} and (seen[:, -1].sum(-1) == 1).all()
 
 
 def test_mean_is_the_sum_divided_by_the_team():

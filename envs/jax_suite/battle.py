@@ -41,6 +41,10 @@ OPTIONS = {
 UNIT_TYPES = 6
 SEEN, OWN = 7 + UNIT_TYPES, 4 + UNIT_TYPES
 """Features of another unit in an observation, and of a unit in the state or in its own observation."""
+SEEN_PARTS = {"health": range(1), "position": range(1, 3), "cooldown": range(6, 7), "type_bits": range(7, SEEN)}
+OWN_PARTS = {"health": range(1), "position": range(1, 3), "cooldown": range(3, 4), "type_bits": range(4, OWN)}
+LAST_ACTION = range(3, 6)
+"""Of another unit in an observation: where it moved, whom it shot at."""
 STOP = 4
 
 
@@ -62,7 +66,7 @@ def battle(config: Config) -> Task:
         state_dim=(OWN + 2) * units if native else width * allies,
         horizon=config.horizon or 101,
         agents=tuple(f"ally_{i}" for i in range(allies)),
-        state_groups=_unit_groups(allies, enemies) if native else {},
+        state_groups=(_unit_groups if native else _seen_groups)(allies, enemies),
         teammate_blocks=(block,) * allies,
         noop=STOP,
         reward_range=(min(0.0, bonus), 1.0 + max(0.0, bonus)),
@@ -79,9 +83,21 @@ def _unit_groups(allies: int, enemies: int) -> dict[str, tuple[int, ...]]:
     """Of the world state: a row per unit, zero once it is dead, then the teams and the types of all units."""
     units, groups = allies + enemies, {}
     for side, rows in (("ally", range(allies)), ("enemy", range(allies, units))):
-        parts = {"health": range(1), "position": range(1, 3), "cooldown": range(3, 4), "type_bits": range(4, OWN)}
-        for name, part in parts.items():
+        for name, part in OWN_PARTS.items():
             groups[f"{side}_{name}"] = tuple(OWN * row + feature for row in rows for feature in part)
         groups[f"{side}_team"] = tuple(OWN * units + row for row in rows)
         groups[f"{side}_type"] = tuple((OWN + 1) * units + row for row in rows)
     return groups
+
+
+def _seen_groups(allies: int, enemies: int) -> dict[str, tuple[int, ...]]:
+    """Of all observations in a row."""
+    mates, others = allies - 1, allies - 1 + enemies
+    told = {"last_action": [SEEN * row + feature for row in range(others) for feature in LAST_ACTION]}
+    for side, rows in (("ally", range(mates)), ("enemy", range(mates, others))):
+        for name, part in SEEN_PARTS.items():
+            told[f"{side}_{name}"] = [SEEN * row + feature for row in rows for feature in part]
+    for name, part in OWN_PARTS.items():
+        told[f"ally_{name}"] += [SEEN * others + feature for feature in part]
+    starts = [(SEEN * others + OWN) * agent for agent in range(allies)]
+    return {name: tuple(start + feature for start in starts for feature in features) for name, features in told.items()}

@@ -19,6 +19,8 @@ LAYOUTS: Mapping[str, tuple[int, int]] = {
 STAY = 4
 LAYERS, OF_MATE = 26, (1, 6, 7, 8, 9)
 """Layers of a kitchen, and those that show the other cook."""
+GROUPS = {"ally_position": range(2), "ally_direction": range(2, 10), "kitchen": range(10, 25), "time": range(25, 26)}
+"""Layers by meaning; that of the time rises in the last 40 steps."""
 DELIVERY, SHAPED = 20.0, 5.0
 """What a soup pays, and the most that the shaped reward pays a cook in one step."""
 
@@ -30,6 +32,7 @@ def kitchen(config: Config) -> Task:
     width, height = LAYOUTS[layout]
     cells = range(width * height)
     block = tuple(LAYERS * cell + layer for cell in cells for layer in OF_MATE)
+    rows = [LAYERS * cell for cell in range(2 * len(cells))]
     spec = EnvSpec(
         name=f"{config.name}:{config.id}:{layout}",
         n_agents=2,
@@ -38,6 +41,7 @@ def kitchen(config: Config) -> Task:
         state_dim=2 * LAYERS * len(cells),
         horizon=config.horizon or 400,
         agents=("agent_0", "agent_1"),
+        state_groups={name: tuple(row + layer for row in rows for layer in part) for name, part in GROUPS.items()},
         teammate_blocks=((block,), (block,)),
         noop=STAY,
         reward_range=(0.0, 2 * (DELIVERY + SHAPED * config.shaping)),
