@@ -377,6 +377,31 @@ def test_settings_are_those_of_the_specification():
     assert training.fresh_replay and training.epsilon_restart and training.updates
 
 
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ("algo=fim env=push_box algo.statistic_steps=20000", 20_000),
+        ("algo=fim algo.base=fim env=push_box algo.statistic_steps=300 algo.base.statistic_steps=200", 300),
+        ("algo=random_attack algo.base=fim env=push_box", 100_000),
+        ("algo=random_attack algo.base=fim env=push_box algo.base.statistic_steps=20000", 20_000),
+        ("algo=random_attack algo.base=laies algo.base.base=fim env=push_box algo.base.base.statistic_steps=70", 70),
+        ("experiment=fim_push_box", 4_000),
+        ("experiment=fim_push_box algo.statistic_steps=1500", 1_500),
+    ],
+)
+def test_what_is_watched_and_not_learned_from_is_the_statistic(words, steps):
+    settings = cli.parse(words.split(), algos.ALGORITHMS, envs.ENVIRONMENTS)
+    assert [phase.steps for phase in settings.phases] == [steps, None]
+    assert not settings.phases[0].updates and settings.phases[0].epsilon == 1
+
+
+def test_a_statistic_that_takes_the_whole_run_is_refused():
+    with pytest.raises(Mistake, match=r"^steps=3000: allowed is more than 4000, which other phases take"):
+        cli.parse(
+            "algo=fim env=push_box steps=3000 algo.statistic_steps=4000".split(), algos.ALGORITHMS, envs.ENVIRONMENTS
+        )
+
+
 def test_only_selected_features_are_learned_and_they_are_learned():
     parts, _ = watched(
         of(model_updates=60, model_lr=1e-2, candidates=["far"], selection="all", model_predicts="change")

@@ -199,9 +199,18 @@ def _wrapped(section: Plain, key: str, choices: Mapping[str, str], registries: R
     if given == {"name": None}:
         return []
     name = registries.choose(inner, given["name"])
-    file = _file("algo", name, None if registries.wraps(name) else choices.get("recipe"))
+    file = _moved(_file("algo", name, None if registries.wraps(name) else choices.get("recipe")), inner)
     section["base"] = OmegaConf.to_container(OmegaConf.merge(file.pop("algo"), given), resolve=False)
     return [*_wrapped(section["base"], inner, choices, registries), file]
+
+
+def _moved(node: Any, key: str) -> Any:
+    """A file's values, whose references to ``algo`` become references to ``key``."""
+    if isinstance(node, dict):
+        return {name: _moved(value, key) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, key) for value in node]
+    return node.replace("${algo.", f"${{{key}.") if isinstance(node, str) else node
 
 
 def _attach(holder: DictConfig, place: str, section: Plain, key: str, registries: Registries) -> None:
