@@ -19,11 +19,17 @@ from torch import Tensor
 from marl.types import Tensors
 
 STATE = "state.json"
+FORMAT = 2
+"""Of what is saved; 1 held the replay in one piece."""
 REPLACED = ".replaced"
 
 
 class NoCheckpoint(FileNotFoundError):
     """A run has no checkpoint that can be used."""
+
+
+class OtherFormat(NoCheckpoint):
+    """A checkpoint is whole, and of another version of this program."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         write_tensors(tensors(), file)
         sums[file.name] = _checksum(file)
         _sync(file)
-    (writing / STATE).write_text(json.dumps({"step": checkpoint.step, "sums": sums, "state": checkpoint.state}))
+    told = {"format": FORMAT, "step": checkpoint.step, "sums": sums, "state": checkpoint.state}
+    (writing / STATE).write_text(json.dumps(told))
     _sync(writing / STATE)
     aside = final.with_name(f"{final.name}{REPLACED}")
     if final.exists():  # whichever of the two is there when the process ends at once, `saved` finds it
@@ -78,20 +85,27 @@ def load_latest(folder: Path, warn: Callable[[str], None], only: tuple[str, ...]
     """The newest checkpoint that is whole; ``only`` limits which files are read. Damaged ones are named in a warning.
 
     Raises:
-        NoCheckpoint: there is none.
+        NoCheckpoint: there is none, or the newest whole one is of another version of this program.
     """
-    for path in reversed(saved(folder)):
+    paths = saved(folder)
+    for path in reversed(paths):
         try:
             return _load(path, only)
+        except OtherFormat:
+            raise
         except (OSError, ValueError, KeyError) as fault:
-            warn(f"checkpoint {path} is damaged ({fault}); the one before it is used")
-    raise NoCheckpoint(f"{folder}: no checkpoint that can be used")
+            before = "" if path == paths[0] else "; the one before it is used"
+            warn(f"checkpoint {path} is damaged ({fault}){before}")
+    raise NoCheckpoint(f"{folder}: no checkpoint that can be used; from={folder.parent} starts such a run anew")
 
 
 def _load(path: Path, only: tuple[str, ...] | None) -> Checkpoint:
     written = json.loads((path / STATE).read_text())
+    sums = written["sums"]
+    if (found := written.get("format", 1)) != FORMAT:
+        raise OtherFormat(f"{path}: saved in format {found}, this version reads {FORMAT}")
     tensors: dict[str, Tensors] = {}
-    for name, checksum in written["sums"].items():
+    for name, checksum in sums.items():
         stem = name.removesuffix(".safetensors")
         if only is None or stem in only:
             if _checksum(path / name) != checksum:

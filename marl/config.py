@@ -145,6 +145,12 @@ def check(settings: Settings, typed: Collection[str] = ()) -> None:
             raise Mistake(f"learner.{key}={episodes}: allowed are up to replay.capacity ({replay.capacity})")
     phase_ends(settings.phases, settings.steps)
     refuse_idle(settings, typed)
+    ray = next((key for key in typed if key.startswith("ray.")), None)
+    if ray is not None and rollout.backend != "ray":
+        raise Mistake(f"{ray}: rollout.backend={rollout.backend} has no use for it; say rollout.backend=ray too")
+    if settings.log.video_every_steps and not settings.eval.every_steps:
+        films = f"log.video_every_steps={settings.log.video_every_steps}"
+        raise Mistake(f"{films}: evaluations are filmed, and eval.every_steps=0 has none; allowed is 0")
 
 
 def phase_ends(phases: Sequence[Phase], steps: int) -> list[int]:

@@ -75,6 +75,9 @@ def read(argv: Sequence[str]) -> tuple[str, Options, set[str]]:
     for switch in sorted(switches.difference(known)):
         raise Mistake(f"{switch}: no such option; allowed are {', '.join(known)}{suggestion(switch, known)}")
     rest = [argument for argument in argv if argument not in switches]
+    several = sorted(switches.intersection([*LIST, *RANDOM, *README]))
+    if len(several) > 1:
+        raise Mistake(f"{several[0]}: not beside {several[1]}; allowed is one of the two")
     root, called = tree(Options), [argument for argument in rest if "=" not in argument]
     for argument in rest:
         key, given, value = argument.partition("=")

@@ -118,8 +118,9 @@ class Run:
     def _warn_of_nothing_learned(self) -> None:
         clock, learning = self.learner.clock, self.settings.learner
         if clock.updates == 0 and any(stage.updates for stage in self.schedule.stages):
-            needed = f"learner.burn_in={learning.burn_in} and learner.batch={learning.batch} wait for as many"
-            self.log.warn(f"no update was made: {clock.episodes} episodes came, {needed}")
+            waits = ("burn_in", "batch", "every_episodes", "updates_per_episode")
+            told = ", ".join(f"learner.{name}={getattr(learning, name)}" for name in waits)
+            self.log.warn(f"no update was made: {clock.episodes} episodes came, too few for {told}")
 
     def _tell_evaluation(self, rollout: Rollout) -> None:
         told = self.tally.evaluated(rollout, self.settings.eval.episodes)

@@ -66,6 +66,16 @@ def test_only_some_files_may_be_read(tmp_path):
     assert set(load_latest(tmp_path, refuse, only=("learner",)).tensors) == {"learner"}
 
 
+def test_what_another_version_saved_is_told_and_not_passed_over(tmp_path):
+    save(tmp_path, make(1), keep=3)
+    path = save(tmp_path, make(2), keep=3)
+    told = json.loads((path / "state.json").read_text())
+    del told["format"]
+    (path / "state.json").write_text(json.dumps(told))
+    with pytest.raises(NoCheckpoint, match=r"000000000002: saved in format 1, this version reads 2"):
+        load_latest(tmp_path, refuse)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "state", "json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, damage):
     save(tmp_path, make(1), keep=3)

@@ -124,6 +124,11 @@ MISTAKES = [
         ["algo.optimizer.name=adam has no", "say algo.optimizer.name=rmsprop"],
     ),
     ("algo=fim algo.base=vdn env=meet algo.base.n_step=5", ["algo.base.n_step=5", "say algo.base.returns=n_step too"]),
+    ("algo=qmix env=meet ray.address=auto", ["ray.address: rollout.backend=", "say rollout.backend=ray too"]),
+    (
+        "algo=qmix env=meet eval.every_steps=0 log.video_every_steps=100",
+        ["log.video_every_steps=100: evaluations are filmed", "allowed is 0"],
+    ),
     ("algo=qmix env=matrix env.k=-5", ["env.k=-5.0: env.game=climbing has no use for it", "say env.game=penalty too"]),
     ("algo=qmix env=meet replay.alpha=0.6", ["replay.prioritised=false has no use", "say replay.prioritised=true too"]),
     # beside others
@@ -266,8 +271,9 @@ def test_later_layers_win() -> None:
 
 def test_values_are_read_as_a_researcher_writes_them() -> None:
     made = settings(
-        *TOY, "steps=2e5", "device=cuda:1", "ray.address=10.0.0.1:6379", "algo.target_tau=${algo.optimizer.lr}"
-    )
+        *TOY, "steps=2e5", "device=cuda:1", "rollout.backend=ray", "ray.address=10.0.0.1:6379",
+        "algo.target_tau=${algo.optimizer.lr}",
+    )  # fmt: skip
     assert (made.steps, made.device, made.ray.address, made.algo.target_tau) == (
         200_000,
         "cuda:1",
@@ -451,8 +457,8 @@ def test_a_run_goes_on_under_its_own_settings() -> None:
     assert (on.steps, on.device, on.log.terminal, on.checkpoint.keep, on.learner.batch) == (6000, "cpu", False, 9, 16)
     moved = folder.rename("copy")
     assert open_folder(settings("resume=copy")) == moved
-    backend = settings("resume=copy", "rollout.backend=local", "rollout.timeout=9", "ray.dashboard=true")
-    assert (backend.rollout.backend, backend.rollout.timeout, backend.ray.dashboard) == ("local", 9.0, True)
+    backend = settings("resume=copy", "rollout.backend=ray", "rollout.timeout=9", "ray.dashboard=true")
+    assert (backend.rollout.backend, backend.rollout.timeout, backend.ray.dashboard) == ("ray", 9.0, True)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from marl.dice import TRAIN, Noise
 from marl.env import Moment, SideBySide
 from marl.fields import Mistake
 from marl.learner import Learner
+from marl.mixers import StateInput
 from marl.replay import Replay
 from marl.worker import Plan, Worker
 from tests.toys import Clockwork
@@ -135,7 +136,8 @@ def test_every_option_changes_what_every_algorithm_learns_or_is_refused(name: st
             return
     after = learned(name, **option)
     assert all(tensor.isfinite().all() for tensor in after.values())
-    reads_no_state = config.name in ("iql", "vdn", "pqn_vdn") and "state_norm" in option
+    q = algos.assemble(SPEC, chosen(name).algo).q
+    reads_no_state = "state_norm" in option and not any(isinstance(module, StateInput) for module in q.modules())
     is_so_already = all(vars(config).get(key) == value for key, value in option.items())
     assert same(after, plain(name)) == (reads_no_state or is_so_already)
 

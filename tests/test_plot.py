@@ -183,6 +183,7 @@ def test_the_command_draws_a_png_and_says_its_numbers(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["runs/qmx-0"], "no run at runs/qmx-0; did you mean runs/qmix-0 or runs/qmix-1?"),
+        (["lost"], "no run at lost"),
         (["empty"], "no run at or below empty: there is no scalars.csv"),
         (["bare"], "bare has no config.yaml"),
         (["nameless"], "nameless/config.yaml does not say algo.name and seed"),

@@ -397,6 +397,7 @@ def test_a_slip_in_a_table_is_told_in_one_line(changes: dict[str, object], words
         (["matrix", "results=/dev/null/x"], ["/dev/null/x", "cannot be made"]),
         (["--lst"], ["--lst", "did you mean --list?"]),
         (["--readme", "readme=lost.md"], ["lost.md", "no such file"]),
+        (["matrix", "--random", "--list"], ["--list: not beside --random", "one of the two"]),
     ],
 )
 def test_a_slip_on_the_command_line_is_told_in_one_line(argv: list[str], words: list[str], capsys: Capture) -> None:

@@ -67,7 +67,7 @@ def curve(folder):
 
 
 def weights(folder):
-    return load_latest(folder / "checkpoints", pytest.fail).tensors["learner"]
+    return load_latest(folder / "checkpoints", pytest.fail).tensors["learner"]()
 
 
 def assert_same_run(one, other):

@@ -76,8 +76,9 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
-            beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise Unplottable(f"no run at {path}" + meant(str(path), beside))
+            beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+            runs = [str(other) for other in beside for logged in ("", "*/") if any(other.glob(f"{logged}scalars.csv"))]
+            raise Unplottable(f"no run at {path}" + meant(str(path), runs))
         found = sorted(file.parent for file in path.rglob("scalars.csv"))
         if not found:
             raise Unplottable(f"no run at or below {path}: there is no scalars.csv")
