@@ -14,7 +14,7 @@ import algos
 import envs
 from algos import fim, qmix
 from algos.influence.counterfactual import uniform_marginal
-from algos.influence.selection import entropy_per_dim, scale
+from algos.influence.selection import Rule, entropy_per_dim, mean_change, scale, select
 from algos.influence.trace import trace_scan
 from marl import build
 from marl.command import cli
@@ -24,7 +24,7 @@ from marl.parts import Bars
 from marl.reporting.chart import draw
 from marl.reporting.log import repeats
 from marl.run import Run
-from marl.types import Column
+from marl.types import Column, Episodes
 from tests.yard import SPEC, built, by_hand, episodes, run, settled
 
 NONE = Noise(0, 0)
@@ -153,6 +153,34 @@ def test_the_bonus_is_bounded_weighted_and_fades():
         torch.testing.assert_close(fading.reward(losing, parts.q, Noise(0, 0))[0], free * share)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 0.3},
+        {"c_max": 0.05},
+        {"eta": 0.5},
+        {"trace_clip": 0.3},
+        {"trace_norm": "sum"},
+        {"trace_mode": "accumulate"},
+        {"trace_mode": "none"},
+    ],
+)
+def test_what_is_paid_is_of_the_trace_that_is_asked_for(options):
+    def paid(**kw):
+        parts, batch = watched(of(**kw))
+        bonus = settled(parts.bonuses[0])
+        reward, _ = bonus.reward(batch, parts.q, NONE)
+        return reward, bonus.influence(batch, parts.q, NONE, bonus.statistic.target()), batch.mask
+
+    plain = {"alpha": 0.1, "c_max": 1.0, "eta": 0.9, "trace_clip": 10.0, "trace_norm": "none", "trace_mode": "product"}
+    asked = {**plain, **options}
+    reward, influence, mask = paid(**asked)
+    trace = {"decay": asked["eta"], "clip": asked["trace_clip"], "norm": asked["trace_norm"]}
+    traced, _ = trace_scan(influence, mask, mode=asked["trace_mode"], **trace)
+    torch.testing.assert_close(reward, (asked["alpha"] * traced).clamp(max=asked["c_max"]))
+    assert (reward - paid(**plain)[0]).abs().max() > 0.01
+
+
 def test_the_policy_marginal_weighs_the_greedy_action_most():
     parts, batch = watched(of(marginal="policy", marginal_epsilon=0.2))
     weights = parts.bonuses[0].marginal(batch, parts.q, Noise(0, 0))
@@ -250,6 +278,44 @@ def test_the_statistic_is_of_the_first_steps_and_stays():
     bonus.annotate(episodes([12, 12], seed=3))
     assert all(torch.equal(bonus.statistic.state_dict()[name], value) for name, value in frozen.items())
     assert not bonus.records()
+
+
+def rarely_changing() -> Episodes:
+    """200 steps; the less often a feature of the state changes, the larger its changes are."""
+    generator, batch = torch.Generator().manual_seed(0), episodes([70, 60, 70])
+    often = torch.rand(batch.state.shape, generator=generator) < torch.tensor([0.01, 0.02, 0.1, 0.3, 0.6, 1.0])
+    jumps = torch.randn(batch.state.shape, generator=generator) * torch.tensor([90.0, 8.0, 4.0, 1.0, 0.1, 0.01])
+    return replace(batch, state=(often * jumps).cumsum(1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "mean"},
+        {"norm": "range"},
+        {"bins": 3},
+        {"max_dims": 1},
+        {"delta": 0.1},
+        {"selection": "least_change"},
+    ],
+)
+def test_the_statistic_is_the_one_that_is_asked_for(options):
+    batch = rarely_changing()
+    states = [state[: length + 1] for state, length in zip(batch.state, batch.lengths)]
+
+    def calculated(norm, bins, selection, delta, max_dims):
+        units = scale(states, norm)
+        entropy = entropy_per_dim(states, units, bins)
+        rule = Rule(selection, False, delta, max_dims)
+        return units.unit, entropy, select(entropy, mean_change(states), torch.ones(6, dtype=torch.bool), rule).chosen
+
+    plain = {"norm": "max", "bins": 10, "selection": "entropy", "delta": 0.3, "max_dims": None}
+    asked = {**plain, **options}
+    bonus = built(of(statistic_steps=200, delta_mode="absolute", **asked)).bonuses[0]
+    bonus.annotate(batch)
+    found, expected = bonus.statistic, calculated(**asked)
+    torch.testing.assert_close((found.sigma, found.entropy, found.selected), expected)
+    assert not all(map(torch.equal, expected, calculated(**plain)))
 
 
 def test_it_can_be_taken_again_from_the_last_steps():
