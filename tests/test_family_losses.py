@@ -49,11 +49,11 @@ def joint_values(q, name: str, batch: Episodes, prefix: str) -> tuple[Tensor, Va
 
 
 def drawn_to(
-    config: FactoredConfig, reward: list[float], ended: bool, following: list[Tensor], taken: list[Tensor], greedy: list
-) -> list[Tensor]:
-    """The returns (M,) of one episode, from its last step backwards (docs/family.md)."""
+    config: FactoredConfig, reward: list[float], ended: bool, following: list, taken: list, greedy: list
+) -> list:
+    """The returns of one episode, from its last step backwards (docs/family.md); numbers or (M,), as values are."""
     steps, gamma, decay = len(reward), config.gamma, config.td_lambda
-    ahead: list[Tensor] = []
+    ahead: list = []
     for t in reversed(range(steps)):
         is_last = t == steps - 1
         goes_on = 0.0 if is_last and ended else gamma

@@ -24,6 +24,7 @@ from marl.nets import AgentNet, Layers
 from marl.ops import lambda_returns
 from marl.parts import Parts
 from marl.types import EnvSpec, Episodes, View
+from tests.test_family_losses import drawn_to
 from tests.yard import run
 
 SPEC = EnvSpec("hand", n_agents=3, n_actions=4, obs_dim=6, state_dim=5, horizon=9)
@@ -188,42 +189,47 @@ def test_each_of_the_networks_side_by_side_is_an_agent_network(recurrent, layer_
 # losses
 
 
+@torch.no_grad()
 def expected_losses(q: s2q.S2Q, batch: Episodes):
     """Sections 4.1 to 4.5, step by step: L_c, [L_0 ..], L_z."""
-    config, live = q.config, q.live(batch)
-    slow = q.slow_central.utilities(batch.obs, batch.last_action)
-    k1, n_batch = len(live.values), len(batch.mask)
-    greedy = live.values.masked_fill(~batch.avail, -torch.inf).argmax(-1)
+    config = q.config
+    values, features = q.agents(batch.obs, batch.last_action)
+    known, slow = (net.utilities(batch.obs, batch.last_action) for net in (q.central, q.slow_central))
+    k1, n_batch = len(values), len(batch.mask)
+    masked = values.masked_fill(~batch.avail, -torch.inf)
+    greedy, best = masked.argmax(-1), masked.amax(-1)
 
     def worth(b, t, actions):
         return q.slow_central(slow[b, t], batch.state[b, t], actions).item()
+
+    def joint(k, b, t, actions):
+        chosen = values[k, b, t, torch.arange(SPEC.n_agents), actions]
+        return q.mixers[k](chosen, best[k, b, t], batch.state[b, t], actions).item()
 
     total = batch.mask.sum().item()
     central, subs, kl, rebuilt = 0.0, [0.0] * k1, 0.0, 0.0
     for b in range(n_batch):
         length = int(batch.mask[b].sum())
+        made = batch.actions[b, :length]
         scores = [[worth(b, t, greedy[k, b, t]) for k in range(k1)] for t in range(length + 1)]
-        back = scores[length][0]
-        returns = [0.0] * length
-        for t in reversed(range(length)):
-            ahead = (1 - config.td_lambda) * scores[t + 1][0] + config.td_lambda * back
-            back = batch.reward[b, t].item() + config.gamma * (1 - float(batch.terminal[b, t])) * ahead
-            returns[t] = back
-        for t, y in enumerate(returns):
-            actions, cq = batch.actions[b, t], live.central[b, t].item()
+        taken = [worth(b, t, actions) for t, actions in enumerate(made)]
+        own = [[bool((actions == greedy[k, b, t]).all()) for k in range(k1)] for t, actions in enumerate(made)]
+        following, first = [score[0] for score in scores[1:]], [mine[0] for mine in own]
+        ended = bool(batch.terminal[b].any())
+        returns = drawn_to(config, batch.reward[b, :length].tolist(), ended, following, taken, first)
+        for t, (y, actions) in enumerate(zip(returns, made, strict=True)):
+            cq = q.central(known[b, t], batch.state[b, t], actions).item()
             central += (cq - y) ** 2 / total
-            amount = cq if config.suppress_by == "live" else worth(b, t, actions)
+            amount = cq if config.suppress_by == "live" else taken[t]
             amount = amount if config.floor is None else max(amount, config.floor)
-            hit = False
             for k in range(k1):
-                error = live.joint[k, b, t].item() - (y - config.alpha * amount * hit)
+                error = joint(k, b, t, actions) - (y - config.alpha * amount * any(own[t][:k]))
                 full = all(cq >= v for v in scores[t]) if k == 0 else error < 0
                 subs[k] += (1 if full else config.least_weight) * error**2 / total
-                hit = hit or bool((actions == greedy[k, b, t]).all())
             p = np.exp(np.array(scores[t]) / config.temperature - max(scores[t]) / config.temperature)
             p /= p.sum()
-            guess = q.chooser(live.histories[b, t])
-            kl += float((p * (np.log(p) - np.log(guess.probabilities.detach().numpy() + 1e-8))).sum()) / (total * k1)
+            guess = q.chooser(features[0, b, t])
+            kl += float((p * (np.log(p) - np.log(guess.probabilities.numpy() + 1e-8))).sum()) / (total * k1)
             rebuilt += (guess.state - batch.state[b, t]).square().mean().item() / total
     weight = config.td_weight
     return weight * central, [weight * sub for sub in subs], kl + rebuilt
@@ -237,7 +243,9 @@ def expected_losses(q: s2q.S2Q, batch: Episodes):
         {"successors": 3, "mixer": "sum", "central_outputs": 2, "temperature": 1.0, "td_lambda": 0.0},
         {"successors": 0},
         {"mixer": "duplex", "floor": 1.0, "td_weight": 0.5},
-        {"mixer": "duplex", "advantage_layers": 3, "returns": "watkins", "td_lambda": 0.0, "successors": 1},
+        {"mixer": "duplex", "advantage_layers": 3, "returns": "watkins", "td_lambda": 0.7, "successors": 1},
+        {"returns": "harutyunyan", "td_lambda": 0.4, "suppress_by": "delayed"},
+        {"returns": "n_step", "n_step": 2},
         {"mixer": "attention"},
     ],
 )
