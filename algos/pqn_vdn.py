@@ -20,23 +20,29 @@ class Config(FactoredConfig):
     layer_norm: bool = True  # normalise the agent's hidden layers: what keeps learning stable here
     td_lambda: float = decay_of_returns(0.85)  # peng: PyMARL's TD(lambda); 0: one-step targets
     td_weight: float = number(1.0, above=0)  # factor before the squared error
-    target_every_episodes: int = count(0, least=0)  # 0: there are no delayed copies
+    double_q: bool = False  # the live network chooses the action that the delayed one values
+    target_every_episodes: int = count(0, least=0)  # 0: every update values anew; as many as a round has: once a round
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("radam", lr=2.5e-4, clip=1.0, lr_decay=True))
 
 
 def check(config: Config) -> None:
-    """Refuse delayed copies, and the choice between them and the live network.
+    """Refuse copies that follow softly, and a choice that is not of the network that values it.
 
     Raises:
         Mistake: either is asked for.
     """
-    if not config.double_q:
-        raise Mistake("algo.double_q=false: pqn_vdn has one network, which chooses and values; allowed is true")
-    for key, value in (("target_every_episodes", config.target_every_episodes), ("target_tau", config.target_tau)):
-        if value:
-            raise Mistake(f"algo.{key}={value}: pqn_vdn keeps no delayed copies; allowed is 0")
+    if config.double_q:
+        raise Mistake("algo.double_q=true: pqn_vdn values what it chooses by the same network; allowed is false")
+    if config.target_tau:
+        told = "allowed is 0; algo.target_every_episodes keeps the values of a round"
+        raise Mistake(f"algo.target_tau={config.target_tau}: pqn_vdn has no copies that follow softly; {told}")
 
 
 def build(spec: EnvSpec, config: Config) -> Parts:
-    """VDN on its own feet: the live network values the greedy actions of the following views."""
-    return Parts(FactoredQ(agent_net(spec, config), Sum(), config, lagging=False), config.scaling())
+    """VDN on its own feet: the network itself values the greedy actions of the following views.
+
+    At every update anew, as the released recurrent code does, or once for all updates of a round, as the paper's
+    algorithm and the released feed-forward code do.
+    """
+    lagging = config.target_every_episodes > 0
+    return Parts(FactoredQ(agent_net(spec, config), Sum(), config, lagging=lagging), config.scaling())

@@ -344,12 +344,20 @@ def test_pqn_keeps_no_delayed_copies():
     assert heads(q.state_dict()) == {"agent"}
 
 
+def test_pqn_may_keep_the_values_of_a_round():
+    """The copy's maxima, not what it says of the live network's choice (0, 0): y = 1 + .5 (6+2) and 2."""
+    q = built("pqn_vdn", PAIR, gamma=0.5, td_lambda=0.0, target_every_episodes=128)
+    assert q.delay.every_episodes == 128 and heads(q.state_dict()) == {"agent", "slow_agent"}
+    q.agent = Table(LIVE)
+    q.slow_agent = Table([[[0.0] * 3] * 2, [[1.0, 6.0, 0.0], [0.0, 2.0, 0.0]], [[9.0] * 3] * 2])
+    assert q.loss(two_steps(), Noise(0, 0)).value.item() == pytest.approx(((3 - 5) ** 2 + (5 - 2) ** 2) / 2)
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("algo=pqn_vdn algo.target_tau=0.1", "algo.target_tau=0.1: pqn_vdn keeps no delayed copies; allowed is 0"),
-        ("algo=pqn_vdn recipe=pymarl", "algo.target_every_episodes=200: pqn_vdn keeps no delayed copies; allowed is 0"),
-        ("algo=pqn_vdn algo.double_q=false", "algo.double_q=false: pqn_vdn has one network"),
+        ("algo=pqn_vdn algo.target_tau=0.1", "algo.target_tau=0.1: pqn_vdn has no copies that follow softly; allowed is 0"),
+        ("algo=pqn_vdn recipe=pymarl", "algo.double_q=true: pqn_vdn values what it chooses by the same network"),
         ("algo=wqmix algo.double_q=false", "algo.double_q=false: wqmix values the actions"),
         ("algo=fim algo.base=wqmix algo.base.double_q=false", "algo.base.double_q=false: wqmix values the actions"),
     ],

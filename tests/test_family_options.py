@@ -151,7 +151,7 @@ def test_what_is_refused_is_known() -> None:
             with changed(config, **option):
                 if refused(algos.module(name), config, option):
                     refusals.add((name, *option))
-    assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "double_q"), ("pqn_vdn", "target_tau")}
+    assert refusals == {("wqmix", "double_q"), ("pqn_vdn", "target_tau")}
 
 
 def q_of_scaled_states(
