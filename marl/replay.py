@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import psutil
@@ -156,7 +157,7 @@ class Replay:
         size = len(self)
         self._lengths[:size], self._priorities[:size] = index["lengths"], index["priorities"]
         firsts = [int(name.removeprefix(f"{INDEX}-")) for name in sorted(state) if name.startswith(f"{INDEX}-")]
-        for first, end in zip(firsts, [*firsts[1:], size], strict=True):
+        for first, end in pairwise([*firsts, size]):
             self._restore_piece(slice(first, end), state[f"{INDEX}-{first:07d}"]())
 
     def _restore_piece(self, slots: slice, piece: Mapping[str, Tensor]) -> None:

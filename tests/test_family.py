@@ -356,7 +356,7 @@ def test_pqn_may_keep_the_values_of_a_round():
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("algo=pqn_vdn algo.target_tau=0.1", "algo.target_tau=0.1: pqn_vdn has no copies that follow softly; allowed is 0"),
+        ("algo=pqn_vdn algo.target_tau=0.1", "algo.target_tau=0.1: pqn_vdn has no copies that follow softly"),
         ("algo=pqn_vdn recipe=pymarl", "algo.double_q=true: pqn_vdn values what it chooses by the same network"),
         ("algo=wqmix algo.double_q=false", "algo.double_q=false: wqmix values the actions"),
         ("algo=fim algo.base=wqmix algo.base.double_q=false", "algo.base.double_q=false: wqmix values the actions"),

@@ -144,6 +144,13 @@ def test_save_and_restore(rounded, piece, monkeypatch):
     torch.testing.assert_close(copy.columns["won"], batch.columns["won"], rtol=0, atol=0)
 
 
+def test_an_empty_one_is_saved_too():
+    other = make(capacity=4)
+    other.add(record(5, 9))
+    other.restore(make(capacity=4).state())
+    assert len(other) == other.added == 0
+
+
 def test_saved_state_holds_no_padding():
     replay = make(capacity=4)
     for length in (2, 3):
