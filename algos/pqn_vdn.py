@@ -41,8 +41,8 @@ def check(config: Config) -> None:
 def build(spec: EnvSpec, config: Config) -> Parts:
     """VDN on its own feet: the network itself values the greedy actions of the following views.
 
-    At every update anew, as the released recurrent code does, or once for all updates of a round, as the paper's
-    algorithm and the released feed-forward code do.
+    At every update anew, as the released recurrent code does, or once for all updates of a round, as the released
+    feed-forward code does.
     """
     lagging = config.target_every_episodes > 0
     return Parts(FactoredQ(agent_net(spec, config), Sum(), config, lagging=lagging), config.scaling())

@@ -144,10 +144,7 @@ class Replay:
         }
 
     def _piece(self, slots: slice) -> dict[str, Tensor]:
-        return {name: self._entries(name, field, slots).cpu() for name, field in self._fields.items()}
-
-    def _entries(self, name: str, field: Tensor, slots: slice) -> Tensor:
-        return field[slots][self._kept(name, slots)] if self._kept_rows(name) else field[slots]
+        return {name: field[slots][self._kept(name, slots)].cpu() for name, field in self._fields.items()}
 
     def restore(self, state: Mapping[str, Tensors]) -> None:
         """Take back what `state` gave."""
@@ -162,17 +159,12 @@ class Replay:
 
     def _restore_piece(self, slots: slice, piece: Mapping[str, Tensor]) -> None:
         for name, field in self._fields.items():
-            value = piece[name].to(self.device)
-            if self._kept_rows(name):
-                field[slots][self._kept(name, slots)] = value
-            else:
-                field[slots] = value
-
-    def _kept_rows(self, name: str) -> bool:
-        return self.layout[name].span != "episode"
+            field[slots][self._kept(name, slots)] = piece[name].to(self.device)
 
     def _kept(self, name: str, slots: slice) -> Tensor:
-        """(slots, rows) bool: entries that belong to an episode."""
+        """(slots, rows) bool, or (slots,) of what an episode has once: entries that belong to an episode."""
+        if self.layout[name].span == "episode":
+            return torch.ones_like(self._lengths[slots], dtype=torch.bool, device=self.device)
         rows = self._fields[name].shape[1]
         extra = rows - self.spec.horizon
         return (torch.arange(rows) < self._lengths[slots, None] + extra).to(self.device)
