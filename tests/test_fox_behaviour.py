@@ -174,7 +174,7 @@ def test_fnet_learns_what_histories_tell_unless_latents_collapse(weight, low, hi
     assert (stats["fnet/kl"] < 0.01) == (weight == 1.0), stats
 
 
-def formations_visited(config, seed: int) -> int:
+def formations_visited(config, steps: int, seed: int) -> int:
     run = Run(config, Grid(COPIES, side=9, horizon=50), seed)
     torch.manual_seed(99)
     ruler = FormationNovelty(
@@ -189,25 +189,25 @@ def formations_visited(config, seed: int) -> int:
         requery=False,
         repaired=True,
     )
-    while run.steps < 20_000:
+    while run.steps < steps:
         for record in run.play(EPSILON):
             ruler.annotate(Episodes.of_records([record], run.worker.env.spec.fields()))
     return ruler.table.size
 
 
-def visited(config, seeds: range) -> list[int]:
-    return [formations_visited(config, seed) for seed in seeds]
+def visited(config, steps: int, seeds: range) -> list[int]:
+    return [formations_visited(config, steps, seed) for seed in seeds]
 
 
 def test_counting_formations_explores_more_of_them():
     """Without a reward, and without the formation head, whose drawn latents alone make choices vary."""
-    base, counted = (visited(headless(beta1), SEEDS) for beta1 in (0.0, 0.1))
+    base, counted = (visited(headless(beta1), 20_000, SEEDS) for beta1 in (0.0, 0.1))
     assert np.median(counted) >= 1.5 * np.median(base), (base, counted)
 
 
 def test_fox_explores_more_formations_than_qmix_and_awareness_does_not_harm():
     """Without a reward; medians of five seeds were 635, 7074 and 7278."""
-    base, counted, aware = (visited(config, MAJORITY) for config in (plain(), novel(0.1, 0.0), novel(0.1, 0.01)))
+    base, counted, aware = (visited(config, 10_000, MAJORITY) for config in (plain(), novel(0.1, 0.0), novel(0.1, 0.01)))
     assert min(counted) >= 3 * max(base), (base, counted)
     assert np.median(aware) >= 0.9 * np.median(counted), (counted, aware)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -130,6 +132,28 @@ def test_any_setting_can_tell_curves_apart(tmp_path):
     assert [g.label for g in grouped(runs, ["algo.beta1"])] == labels
     with pytest.raises(Unplottable, match="--by algo.beta2: no run has that setting; did you mean algo.beta1"):
         grouped(runs, ["algo.beta2"])
+
+
+def test_runs_are_found_while_one_of_them_replaces_its_checkpoints(tmp_path):
+    (run,) = seeds(tmp_path, [1.0])
+    done = Event()
+
+    def replace_checkpoints() -> None:
+        for step in count():
+            folder = run / "checkpoints" / str(step)
+            folder.mkdir(parents=True)
+            folder.rmdir()
+            if done.is_set():
+                return
+
+    training = Thread(target=replace_checkpoints)
+    training.start()
+    try:
+        for _ in range(200):
+            assert len(find_runs([tmp_path])) == 1
+    finally:
+        done.set()
+        training.join()
 
 
 def test_a_seed_never_counts_twice(tmp_path):

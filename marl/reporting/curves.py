@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -68,7 +69,7 @@ class Curve(NamedTuple):
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs at or below the paths, each once.
+    """The runs at or below the paths, each once. (`Path.rglob` fails when a live run deletes an old checkpoint.)
 
     Raises:
         Unplottable: a path has none, or a run has no settings.
@@ -79,7 +80,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
             beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
             runs = [str(other) for other in beside for logged in ("", "*/") if any(other.glob(f"{logged}scalars.csv"))]
             raise Unplottable(f"no run at {path}" + meant(str(path), runs))
-        found = sorted(file.parent for file in path.rglob("scalars.csv"))
+        found = sorted(Path(folder) for folder, _, files in os.walk(path) if "scalars.csv" in files)
         if not found:
             raise Unplottable(f"no run at or below {path}: there is no scalars.csv")
         folders |= dict.fromkeys(found)
