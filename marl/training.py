@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from safetensors import SafetensorError
@@ -21,25 +23,39 @@ from marl.run import Run, Stopped
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What is wrong with a disk that takes no more."""
+CPU_IS_FULL = "DefaultCPUAllocator"
+"""In the message of torch's error, which for a CPU has no class of its own."""
 
 
 def train(settings: Settings) -> int:
     """One run, fresh or resumed; the exit status.
 
     Raises:
-        Mistake: something that only the attempt shows, such as a replay that does not fit or a disk that is full.
+        Mistake: something that only the attempt shows, such as what no memory holds or a disk that is full.
     """
     torch.set_num_threads(settings.learner.threads)
+    device = build.device(settings)
+    with _out_of_memory_told(device):
+        learner = build.learner(settings, build.spec(settings), device)
+        with held_folder(settings) as folder:
+            run = Run(settings, learner, folder)
+            try:
+                return _to_the_end(run)
+            finally:
+                run.close()
+
+
+@contextmanager
+def _out_of_memory_told(device: torch.device) -> Iterator[None]:
     try:
-        learner = build.learner(settings, build.spec(settings), build.device(settings))
+        yield
     except ReplayTooLarge as refusal:
         raise Mistake(str(refusal)) from refusal
-    with held_folder(settings) as folder:
-        run = Run(settings, learner, folder)
-        try:
-            return _to_the_end(run)
-        finally:
-            run.close()
+    except RuntimeError as fault:
+        if not isinstance(fault, torch.OutOfMemoryError) and CPU_IS_FULL not in str(fault):
+            raise
+        less = "algo.hidden, learner.batch, replay.capacity and replay.float=float16 are what saves it"
+        raise Mistake(f"device={device}: out of memory; {less}; {one_line(fault)}") from fault
 
 
 def _to_the_end(run: Run) -> int:
@@ -55,9 +71,6 @@ def _to_the_end(run: Run) -> int:
     except NonFinite as fault:
         run.log.warn(_save_failed_batch(run, fault))
         return 1
-    except torch.OutOfMemoryError as fault:
-        less = "learner.batch, replay.capacity and replay.float=float16 are what saves it"
-        raise Mistake(f"device={run.learner.device}: out of memory; {less}; {one_line(fault)}") from fault
     except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
         raise Mistake(str(fault)) from fault
     except (OSError, SafetensorError) as fault:

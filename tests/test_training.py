@@ -42,6 +42,13 @@ def test_a_device_that_is_full_is_one_line(monkeypatch, tmp_path, capsys):
     assert line.startswith("error: device=") and "replay.capacity" in line and "Tried to allocate" in line
 
 
+def test_networks_that_no_memory_holds_are_one_line_and_leave_no_folder(tmp_path, capsys):
+    status, line = ends(tmp_path, capsys, "algo.hidden=10000000", "device=cpu")
+    assert status == 2
+    assert line.startswith("error: device=cpu: out of memory; algo.hidden,") and "you tried to allocate" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_batch_that_broke_a_run_is_kept(tmp_path, capsys):
     status, line = ends(tmp_path, capsys, "algo.optimizer.lr=1e38", "name=broken")
     assert status == 1
