@@ -43,7 +43,7 @@ def without_screen() -> None:
         os.environ.setdefault(variable, value)
 
 
-REFUSALS = (TypeError, ValueError, AssertionError, LookupError)
+REFUSALS = (TypeError, ValueError, AssertionError, AttributeError, LookupError)
 """How packages say that they cannot be asked for this."""
 
 

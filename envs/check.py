@@ -243,9 +243,9 @@ def main(arguments: Sequence[str]) -> int:
     unused = f"algo={next(iter(algos.ALGORITHMS))}"
     try:
         settings: Any = cli.parse([unused, *arguments], algos.ALGORITHMS, envs.ENVIRONMENTS).env
+        found = check(lambda size: envs.module(settings.name).make(settings, size))
     except Mistake as mistake:
         return cli.refuse(mistake)
-    found = check(lambda size: envs.module(settings.name).make(settings, size))
     for line in found:
         print(line)
     print(f"{settings.name}: {len(found)} violations" if found else f"{settings.name}: keeps the contract")

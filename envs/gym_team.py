@@ -58,7 +58,7 @@ def builder(entry: Any, **arguments: Any) -> Callable[[], Any]:
 
 
 def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
-    """The same with the spec filled in: build a world, start it once, read its spaces, close it.
+    """The same with the spec filled in: build a world, play a step of it, read its spaces, close it.
 
     Args:
         kwargs: what the user asked of the world, for errors.
@@ -68,15 +68,18 @@ def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
     """
     try:
         world = team.build()
+        n, seen, acted = len(world.action_space), world.observation_space[0], world.action_space[0]
         world.reset(seed=0)
     except REFUSALS as error:
         raise refused(kwargs, team.spec.name, error) from error
-    seen, acted = world.observation_space[0], world.action_space[0]
-    n = len(world.action_space)
     if not set(map(type, world.action_space)) == {type(acted)} or "n" not in vars(acted):
         raise refusal("env.kwargs", dict(kwargs), f"only Discrete actions are allowed, agents act in {acted}")
     if seen.shape is None:
         raise refusal("env.kwargs", dict(kwargs), f"only flat observations are allowed, agents see {seen}")
+    try:
+        world.step([team.spec.noop] * n)
+    except REFUSALS as error:
+        raise refused(kwargs, team.spec.name, error) from error
     width = int(np.prod(seen.shape))
     spec = replace(
         team.spec,

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,8 +90,8 @@ def horizon(config: Config, world: Any) -> int:
     most = own if config.horizon is None else config.horizon
     if most is None:
         raise refusal("env.horizon", None, f"{config.id} does not say its longest episode, so give one")
-    if most < 1:
-        raise refusal("env.kwargs.max_cycles", most, "allowed are 1 and more")
+    if not isinstance(most, Integral) or most < 1:
+        raise refusal("env.kwargs.max_cycles", most, "allowed are whole numbers, 1 and more")
     if own is not None and most > own:
         longer = f"env.kwargs.max_cycles={most}"
         raise refusal("env.horizon", most, f"{config.id} ends after {own} steps; say {longer} too")

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from marl.fields import Mistake
 from marl.types import Array, EnvSpec
 
 
-class EnvUnavailable(RuntimeError):
+class EnvUnavailable(Mistake):
     """A registered environment cannot run here; the message says what to install, in one line."""
 
 

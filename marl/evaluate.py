@@ -36,7 +36,6 @@ from marl.command.runs import make_folder, write
 from marl.command.typed import put, tree
 from marl.config import Settings
 from marl.dice import EVALUATE
-from marl.env import EnvUnavailable
 from marl.fields import Mistake, check_values, count, number, suggestion
 from marl.fleet import make_fleet
 from marl.reporting import video
@@ -184,7 +183,7 @@ def evaluate(argv: Sequence[str]) -> int:
         for rollout in play(settings, request, weights, step, warn):
             rows += [summary(record) for record in rollout.records]
             frames = rollout.frames if frames is None else frames
-    except (Mistake, EnvUnavailable, checkpoint.NoCheckpoint) as mistake:
+    except (Mistake, checkpoint.NoCheckpoint) as mistake:
         return cli.refuse(mistake)
     estimates = measure(rows)
     label = against(settings, request)

@@ -15,7 +15,6 @@ from marl.command import cli
 from marl.command.runs import held_folder
 from marl.config import Settings
 from marl.descent import NonFinite
-from marl.env import EnvUnavailable
 from marl.fields import Mistake, one_line
 from marl.replay import ROUNDED, ReplayTooLarge
 from marl.reporting.log import LogDamaged
@@ -71,7 +70,7 @@ def _to_the_end(run: Run) -> int:
     except NonFinite as fault:
         run.log.warn(_save_failed_batch(run, fault))
         return 1
-    except (EnvUnavailable, NoCheckpoint, LogDamaged) as fault:
+    except (NoCheckpoint, LogDamaged) as fault:
         raise Mistake(str(fault)) from fault
     except (OSError, SafetensorError) as fault:
         if isinstance(fault, OSError) and fault.errno not in UNWRITABLE:

@@ -284,7 +284,9 @@ def test_words_that_the_warehouse_would_take_for_nothing_are_refused():
 @pytest.mark.parametrize(
     ("module", "kwargs"),
     [(lbf, {"min_player_level": 3}), (lbf, {"grid_observation": True}), (lbf, {"foo": 3})]
-    + [(rware, {"shelf_columns": 2}), (rware, {"layout": "abc"}), (rware, {"n_agents": 500})],
+    + [(rware, {"shelf_columns": 2}), (rware, {"layout": "abc"}), (rware, {"n_agents": 500})]
+    + [(rware, {"layout": 3}), (rware, {"n_agents": 0})]
+    + [(rware, {"max_inactivity_steps": "a"})],  # noticed in a step
 )
 def test_arguments_that_a_package_cannot_take_are_refused_as_they_were_given(module, kwargs):
     made(module, 1)

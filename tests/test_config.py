@@ -223,15 +223,32 @@ def _text(experiment: str) -> str:
     return (Path(__file__).parent.parent / "configs" / "experiment" / f"{experiment}.yaml").read_text()
 
 
-def test_published_numbers_arrive() -> None:
-    original = settings("algo=qmix", "recipe=pymarl", "env=grf")
-    assert (original.algo.optimizer.name, original.algo.optimizer.lr, original.algo.td_lambda) == ("rmsprop", 5e-4, 0)
-    assert (original.learner.batch, original.learner.updates_per_episode) == (32, 1.0)
-    assert original.rollout.epsilon_steps == 50_000
-    later = settings("algo=vdn", "env=grf")
-    assert (later.algo.optimizer.name, later.algo.optimizer.lr, later.algo.td_lambda) == ("adam", 1e-3, 0.6)
+@pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "qatten", "wqmix"])
+def test_published_numbers_arrive(name: str) -> None:
+    """PyMARL2's config files and learners; PyMARL's default.yaml."""
+    later, original = settings(f"algo={name}", "env=grf"), settings(f"algo={name}", "recipe=pymarl", "env=grf")
+    for made in (later, original):
+        algo = made.algo
+        assert (algo.hidden, algo.gamma, algo.agent_id, algo.last_action, algo.double_q) == (64, 0.99, True, True, True)
+        assert (algo.target_every_episodes, algo.target_tau, algo.optimizer.clip) == (200, 0, 10)
+        assert (made.replay.capacity, made.replay.prioritised) == (5000, False)
+        assert (made.rollout.epsilon_start, made.rollout.epsilon_finish) == (1, 0.05)
+    optimizer = later.algo.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.eps, later.algo.td_lambda) == ("adam", 1e-3, 1e-8, 0.6)
+    assert later.algo.td_weight == (1 if name == "wqmix" else 0.5)
     assert (later.learner.batch, later.learner.burn_in, later.learner.updates_per_episode) == (128, 128, 0.125)
     assert later.rollout.epsilon_steps == 100_000
+    optimizer = original.algo.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.alpha, optimizer.eps) == ("rmsprop", 5e-4, 0.99, 1e-5)
+    assert (original.algo.td_lambda, original.algo.td_weight) == (0, 1)
+    assert (original.learner.batch, original.learner.burn_in, original.learner.updates_per_episode) == (32, 32, 1)
+    assert original.rollout.epsilon_steps == 50_000
+
+
+def test_published_sizes_arrive() -> None:
+    qmix, wqmix = settings("algo=qmix", "env=grf").algo, settings("algo=wqmix", "env=grf").algo
+    assert (qmix.mixing_embed, qmix.hyper_embed) == (wqmix.mixing_embed, wqmix.hyper_embed) == (32, 64)
+    assert (wqmix.weighting, wqmix.alpha, wqmix.central_embed, wqmix.central_weight) == ("central", 0.1, 256, 0.5)
 
 
 def test_fox_brings_its_own_pace_and_replay_also_when_it_is_wrapped() -> None:

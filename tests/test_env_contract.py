@@ -319,6 +319,15 @@ def test_the_command_tells_what_it_finds(capsys):
     assert "did you mean climbing?" in capsys.readouterr().err
 
 
+def test_the_command_tells_in_one_line_what_only_playing_shows_to_be_missing(capsys, monkeypatch):
+    def make(config, size):
+        raise EnvUnavailable("env.device=cpu: there is none")
+
+    monkeypatch.setattr(envs.module("matrix"), "make", make)
+    assert env_check.main(["env=matrix"]) == 2
+    assert capsys.readouterr().err == "error: env.device=cpu: there is none\n"
+
+
 # as PettingZoo's ParallelEnv
 
 

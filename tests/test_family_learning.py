@@ -35,8 +35,8 @@ def test_an_optimum_among_penalties_is_found(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["algo.heads=10"]])
-def test_qplex_finds_it_as_published(options: list[str], tmp_path: Path) -> None:
-    """Nothing but the defaults, exploration too; with the ten heads of the paper's matrix games as well."""
+def test_qplex_finds_it_by_its_defaults(options: list[str], tmp_path: Path) -> None:
+    """Exploration is the game's; with the ten heads of the paper's matrix games as well."""
     run = learn(tmp_path, "env=matrix", "env.game=nonmonotonic", "algo=qplex", "steps=3000", *options)
     assert greedy_return(run) == 8
 

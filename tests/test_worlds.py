@@ -502,7 +502,8 @@ WRONG = [
     (pettingzoo, {"id": __name__, "horizon": 9, "state": "native"}, r"env.state=native: .* has no state\(\)"),
     (pettingzoo, {"id": __name__}, "env.horizon=None: .* give one"),
     (pettingzoo, {"horizon": 0}, "env.horizon=0: allowed are 1 and more"),
-    (pettingzoo, {"kwargs": {"max_cycles": 0}}, "env.kwargs.max_cycles=0: allowed are 1 and more"),
+    (pettingzoo, {"kwargs": {"max_cycles": 0}}, "env.kwargs.max_cycles=0: allowed are whole numbers, 1 and more"),
+    (pettingzoo, {"kwargs": {"max_cycles": "a"}}, "env.kwargs.max_cycles=a: allowed are whole numbers, 1 and more"),
     (pettingzoo, {"kwargs": {"local_ratio": 2}}, "env.kwargs={'local_ratio': 2}: mpe2.* refuses them"),
     (pettingzoo, {"kwargs": {"N": 0}}, "env.kwargs={'N': 0}: mpe2.* refuses them"),
     (pettingzoo, {"id": ".mpe2"}, "env.id=.mpe2: allowed are module paths"),
@@ -514,6 +515,7 @@ WRONG = [
     (single, {"horizon": 0}, "env.horizon=0: allowed are 1 and more"),
     (single, {"id": "FrozenLake-v1", "kwargs": {"map_name": "5x5"}}, "env.kwargs={'map_name': '5x5'}: .* refuses them"),
     (single, {"kwargs": {"wind": 1}}, "env.kwargs={'wind': 1}: .*unexpected"),
+    (single, {"kwargs": {"render_mode": 3}}, "env.kwargs={'render_mode': 3}: .* refuses them"),
 ]
 
 

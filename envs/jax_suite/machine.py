@@ -29,7 +29,7 @@ def start(device: str) -> Any:
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax = imported("jax")
-    if "JAX_PLATFORMS" not in os.environ:
+    if not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu" if device == "cpu" else "cuda,cpu")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache()))

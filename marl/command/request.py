@@ -137,13 +137,11 @@ def probe(settings: Settings, registries: Registries) -> None:
     Raises:
         Mistake: the algorithm or environment refuses them, or something is not installed.
     """
-    from marl.env import EnvUnavailable  # brings torch, which --help and most mistakes do without
-
     environment = import_module(registries.environments[settings.env.name])
     try:
         _check(settings.algo, registries)
         environment.probe(settings.env)
-    except (ValueError, EnvUnavailable) as error:
+    except ValueError as error:
         raise Mistake(str(error)) from error
     if settings.device.startswith("cuda"):
         _probe_device(settings.device)
