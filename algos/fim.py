@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,13 @@ from marl.types import EnvSpec, Episodes
 NOT_NATIVE = ("last_action", "time")
 """What groups of state features are called that say nothing of the world itself; most worlds have none."""
 COMPARED = ("marginal", "signed", "ate_sq")
+TRACES = ("product", "accumulate")
 """Kinds of influence that compare what was done with what could have been."""
+
+
+def bound(entry: Any, mode: str) -> Any:
+    """A field for the entropy below which features are selected."""
+    return only_with(entry, delta_mode=mode, selection=("entropy", "least_change"))
 
 
 @dataclass
@@ -52,17 +59,17 @@ class Config(ForesightConfig):
     norm: str = one_of("max", "mean", "range")  # what changes are measured in: sigma
     bins: int = count(10)  # of a normalised change above 0
     delta_mode: str = one_of("relative", "absolute")  # the bound is rho times the mean entropy, or delta nats
-    delta: float = only_with(number(0.3, above=0), delta_mode="absolute")  # entropy below which a feature is selected
-    rho: float = only_with(number(0.5, above=0), delta_mode="relative")  # the same, in means of the entropies
+    delta: float = bound(number(0.3, above=0), "absolute")  # entropy below which a feature is selected
+    rho: float = bound(number(0.5, above=0), "relative")  # the same, in means of the entropies
     max_dims: int | None = count(None)  # most features that are selected; null: no bound
     influence: str = one_of(*COMPARED, "change")  # change: without counterfactuals (w/o SFI)
     marginal: str = only_with(one_of("uniform", "policy"), influence=COMPARED)  # what an agent could have done instead
     marginal_epsilon: float = only_with(number(0.05, least=0, most=1), marginal="policy")  # its share of random actions
     cf_samples: int = only_with(count(0, least=0), influence=COMPARED)  # alternatives drawn per agent and step; 0: all
     visibility_mask: bool = only_with(field(default=False), influence=COMPARED)  # what it sees, by column `visible`
-    trace_mode: str = one_of("product", "accumulate", "none")  # none: without the trace (w/o AFI)
-    eta: float = number(0.9, least=0, most=1)  # decay of the trace
-    trace_clip: float = number(10.0, above=0)  # its largest value
+    trace_mode: str = one_of(*TRACES, "none")  # none: without the trace (w/o AFI)
+    eta: float = only_with(number(0.9, least=0, most=1), trace_mode=TRACES)  # decay of the trace
+    trace_clip: float = only_with(number(10.0, above=0), trace_mode=TRACES)  # its largest value
     trace_norm: str = only_with(one_of("none", "sum"), trace_mode="product")  # sum: its share of the trace's sum
     model_predicts: str = one_of("next", "change")  # outputs: the next value of a feature, or its change
     model_inputs: str = one_of("raw", "units")  # states as they are; units: less their mean, over sigma

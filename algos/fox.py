@@ -32,7 +32,7 @@ from algos.formation.prediction import (
 )
 from marl.descent import Descent
 from marl.dice import Noise
-from marl.fields import count, number, one_of
+from marl.fields import count, idle_with, number, one_of
 from marl.mixers import Monotonic
 from marl.ops import masked_mean
 from marl.parts import Bonus, Cadence, JointQ, Parts, Stats
@@ -81,22 +81,24 @@ class Config(FactoredConfig):
     hash_init: str | None = one_of(None, "gaussian", "uniform01")  # law of projections
     formation_source: str = "obs"  # or the group of the state that holds the agents' positions, agent by agent
     table_capacity: int = count(3_000_000, least=8)  # formations that are counted; a full table takes 48 MiB
-    count_refresh: str = one_of("snapshot", "requery")  # counts as on arrival, or as they are at each update
+    count_refresh: str = idle_with(
+        one_of("snapshot", "requery"), beta1=0
+    )  # counts as on arrival, or as they are at each update
     latent_dim: int = count(64)  # numbers in a latent z
     fnet_hidden: int = count(128)  # units of each layer of FNet
-    n_latent_samples: int = count(20)  # draws of the latents for the awareness bonus (S)
+    n_latent_samples: int = idle_with(count(20), beta2=0)  # draws of the latents for the awareness bonus (S)
     fnet_lr: float = number(1e-3, above=0)  # Adam, of encoder and decoders
     fnet_clip: float = number(1.0, above=0)  # joint gradient norm of encoder and decoders
     kl_weight: float | None = number(None, least=0)  # of the latents' divergence from N(0, 1)
     flip_weight: float = number(0.1, least=0, most=1)  # how hard the encoder forgets what tells nothing of formations
     formation_scale: float = number(1000.0, above=0)  # a formation is divided by this before it is predicted
     fnet_every_episodes: int = count(16, least=0)  # between two phases of FNet; 0: after every update, on its batch
-    fnet_batch: int = count(8)  # episodes of a phase, drawn uniformly
+    fnet_batch: int = idle_with(count(8), fnet_every_episodes=0)  # episodes of a phase, drawn uniformly
     fnet_updates: int = count(25)  # steps in a phase
     fnet_minibatch: int | None = count(None)  # histories in a step
     eval_latent: str | None = one_of(None, "mean", "sample")  # outside training
     target_encoder: str = one_of("live", "lagged")  # what the delayed agent sees with
-    bonus_dtype: str = one_of(*DTYPES)  # of products in that bonus
+    bonus_dtype: str = idle_with(one_of(*DTYPES), beta2=0)  # of products in that bonus
 
     def settled(self) -> Profile:
         """The profile with what was set one by one."""

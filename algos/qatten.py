@@ -33,15 +33,16 @@ def own_features(spec: EnvSpec, groups: Sequence[str]) -> Tensor | None:
     """(N, U) long, the features of the state that describe each agent; None if no groups are named.
 
     Raises:
-        Mistake: the world's state has no such group, or one that does not divide among the agents.
+        Mistake: the world's state has no such group, or one that is not told agent by agent.
     """
     if not groups:
         return None
     known = spec.groups_by_agent()
     for name in groups:
         if name not in known:
-            allowed, near = ", ".join(["[]", *known]), suggestion(name, known)
-            raise Mistake(f"algo.own_features=[{name}]: not of env={spec.name}; allowed are lists of {allowed}{near}")
+            allowed = f"{', '.join(['[]', *known])}{suggestion(name, known)}"
+            asked = f"algo.own_features=[{name}]: not told agent by agent in env={spec.name}"
+            raise Mistake(f"{asked}; allowed are lists of {allowed}")
     parts = [torch.tensor(known[name]).view(spec.n_agents, -1) for name in groups]
     return torch.cat(parts, -1)
 

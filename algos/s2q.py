@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from algos.factored import CORRECTED
 from algos.successive.central import Central
 from algos.successive.rows import Rows
 from algos.successive.selection import EncoderDecoder, divergence, draw, softmax
-from algos.successive.settings import Config, check, refuse_world, sub_mixer
+from algos.successive.settings import Config, check, doubt, refuse_world, sub_mixer
 from algos.successive.sub_values import SubAgents, suppressed, weights
 from algos.successive.terms import Aims, Live, Losses, masked_means, report
 from marl.descent import Descent
@@ -55,6 +56,7 @@ class S2Q(JointQ):
         self.chooser = EncoderDecoder(spec.n_agents * config.hidden, spec.state_dim, *sizes)
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         self.delay = Delay(config.target_every_episodes, config.target_tau)
+        self._doubt = doubt(spec, config)
 
     def targets(self) -> list[tuple[nn.Module, nn.Module]]:
         return [(self.slow_central, self.central)]
@@ -63,6 +65,8 @@ class S2Q(JointQ):
         return [] if self._central_plays else [self.central]
 
     def equip(self) -> None:
+        if self._doubt:
+            warnings.warn(self._doubt, stacklevel=2)
         learned = [p for p in self.parameters() if p.requires_grad]
         self._descent = self.config.optimizer.make("td_loss", learned)
 

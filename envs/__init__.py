@@ -48,8 +48,10 @@ REFUSALS = (TypeError, ValueError, AssertionError, AttributeError, LookupError)
 
 
 def refused(kwargs: Mapping[str, object], name: str, error: Exception) -> Mistake:
-    """The error for arguments that a world of a package refuses."""
+    """The error for a world ``name`` that a package refuses, with arguments or as it is."""
     told = first_line(error) or type(error).__name__
+    if not kwargs:
+        return refusal("env.id", name, f"the package refuses it: {told}")
     return refusal("env.kwargs", dict(kwargs), f"{name} refuses them: {told}")
 
 

@@ -95,6 +95,9 @@ def _check_features(spec: EnvSpec, faults: Faults) -> None:
             faults.add(f"spec.state_groups[{group!r}] is empty")
         if not all(0 <= feature < spec.state_dim for feature in features):
             faults.add(f"spec.state_groups[{group!r}] names features outside of the {spec.state_dim} of the state")
+    for group in spec.by_agent:
+        if len(spec.state_groups.get(group, ())) % spec.n_agents or group not in spec.state_groups:
+            faults.add(f"spec.by_agent names {group!r}: no state group that divides among {spec.n_agents} agents")
     if spec.teammate_blocks is None:
         return
     if [len(blocks) for blocks in spec.teammate_blocks] != [spec.n_agents - 1] * spec.n_agents:

@@ -178,6 +178,7 @@ class Football(Env):
             horizon=rules.limit,
             agents=tuple(f"player_{player}" for player in self._own_players),
             state_groups=layout.groups,
+            by_agent=("ally_position", "ally_direction"),
             teammate_blocks=layout.teammate_blocks(),
             noop=0,
             reward_range=REWARDS[rules.reward],

@@ -48,6 +48,17 @@ def registered(package: str, extra: str) -> Mapping[str, Any]:
     return gymnasium.registry
 
 
+def refuse_fixed(kwargs: Mapping[str, Any], **said: str) -> None:
+    """Refuse arguments that are not the user's to give: those of ``said``, which has why, and pictures of another kind.
+
+    Raises:
+        ValueError: one of them was given.
+    """
+    for key, why in {"render_mode": "pictures are drawn here", **said}.items():
+        if key in kwargs:
+            raise refusal(f"env.kwargs.{key}", kwargs[key], why)
+
+
 def builder(entry: Any, **arguments: Any) -> Callable[[], Any]:
     """Builds what a line of the registry says, with other arguments."""
     from gymnasium.envs.registration import load_env_creator
@@ -57,11 +68,11 @@ def builder(entry: Any, **arguments: Any) -> Callable[[], Any]:
     return partial(creator, **{**entry.kwargs, **arguments})
 
 
-def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
+def read(team: Team, name: str, kwargs: Mapping[str, Any]) -> Team:
     """The same with the spec filled in: build a world, play a step of it, read its spaces, close it.
 
     Args:
-        kwargs: what the user asked of the world, for errors.
+        name, kwargs: what the user asked for, for errors.
 
     Raises:
         ValueError: the world refuses its arguments, or is not one of a team that sees and acts alike.
@@ -71,7 +82,7 @@ def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
         n, seen, acted = len(world.action_space), world.observation_space[0], world.action_space[0]
         world.reset(seed=0)
     except REFUSALS as error:
-        raise refused(kwargs, team.spec.name, error) from error
+        raise refused(kwargs, name, error) from error
     if not set(map(type, world.action_space)) == {type(acted)} or "n" not in vars(acted):
         raise refusal("env.kwargs", dict(kwargs), f"only Discrete actions are allowed, agents act in {acted}")
     if seen.shape is None:
@@ -79,7 +90,7 @@ def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
     try:
         world.step([team.spec.noop] * n)
     except REFUSALS as error:
-        raise refused(kwargs, team.spec.name, error) from error
+        raise refused(kwargs, name, error) from error
     width = int(np.prod(seen.shape))
     spec = replace(
         team.spec,
@@ -94,9 +105,10 @@ def read(team: Team, kwargs: Mapping[str, Any]) -> Team:
     return team._replace(spec=spec)
 
 
-def outline(name: str, horizon: int) -> EnvSpec:
-    """A spec of which `read` knows the rest."""
-    return EnvSpec(name=name, n_agents=1, n_actions=1, obs_dim=1, state_dim=1, horizon=horizon, noop=0)
+def outline(name: str, horizon: int, *, pays: bool = True) -> EnvSpec:
+    """A spec of which `read` knows the rest; ``pays``: no reward is below 0."""
+    paid = (0.0, np.inf) if pays else (-np.inf, np.inf)
+    return EnvSpec(name, n_agents=1, n_actions=1, obs_dim=1, state_dim=1, horizon=horizon, noop=0, reward_range=paid)
 
 
 class TeamWorld(Env):

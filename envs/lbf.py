@@ -32,7 +32,7 @@ from marl.types import Array
 FORM = re.compile(r"(?:Foraging-)?((?:2s-)?(\d+)x(\d+)-(\d+)p-(\d+)f(?:-coop)?)(?:-v([23]))?")
 ALLOWED = (
     "allowed are [2s-]SIZExSIZE-PLAYERSp-FOODSf[-coop][-v2], such as 8x8-2p-2f-coop, "
-    "from 5x5, 2 players and 1 food on, with a cell for each"
+    "from 5x5, 2 players and 1 food on, with places for all: food lies apart and not at the border"
 )
 
 
@@ -56,8 +56,11 @@ def entry(config: Config) -> Any:
     size, width, players, foods = map(int, form.groups()[1:5])
     if size != width or size < 5 or players < 2 or foods < 1 or players + foods > size * size:
         raise refusal("env.id", config.id, ALLOWED)
+    apart = ((size - 1) // 2) ** 2
     registry, whole = gym_team.registered("lbforaging", "lbf"), f"Foraging-{form[1]}-v3"
     if whole not in registry:
+        if foods > apart:
+            raise refusal("env.id", config.id, ALLOWED)
         near = registry[re.sub(r"\d+x\d+-\d+p-\d+f", "8x8-2p-2f", whole)]
         sight = near.kwargs["sight"] if form[1].startswith("2s-") else size
         sizes = {"players": players, "field_size": (size, size), "max_num_food": foods, "sight": sight}
@@ -87,14 +90,14 @@ def team(config: Config) -> gym_team.Team:
         ValueError: a setting that cannot be, in one line.
     """
     check_values(config, "env.")
-    if "max_episode_steps" in config.kwargs:
-        raise refusal("env.kwargs.max_episode_steps", config.kwargs["max_episode_steps"], "env.horizon says it")
+    gym_team.refuse_fixed(config.kwargs, max_episode_steps="env.horizon says it")
+    penalty = config.kwargs.get("penalty", 0.0)
+    if isinstance(penalty, bool) or not isinstance(penalty, int | float):  # the package asks when a load has failed
+        raise refusal("env.kwargs.penalty", penalty, "allowed are numbers")
     build = gym_team.builder(entry(config), **config.kwargs, max_episode_steps=config.horizon)
-    name = f"{config.name}:{config.id}"
-    return gym_team.read(
-        gym_team.Team(gym_team.outline(name, config.horizon), build, forget_places, is_empty, is_harvested, drawn),
-        config.kwargs,
-    )
+    outline = gym_team.outline(f"{config.name}:{config.id}", config.horizon, pays=penalty <= 0)
+    world = gym_team.Team(outline, build, forget_places, is_empty, is_harvested, drawn)
+    return gym_team.read(world, config.id, config.kwargs)
 
 
 def forget_places(world: Any) -> None:

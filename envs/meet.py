@@ -103,6 +103,7 @@ class Meet(BatchedEnv):
                 "gathered": (2 * n + 2,),
                 "time": (2 * n + 3,),
             },
+            by_agent=("positions",),
             teammate_blocks=(compasses,) * n,
             noop=STAY,
             reward_range=(-1 / config.horizon, 1 - 1 / config.horizon),

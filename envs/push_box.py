@@ -80,6 +80,7 @@ class PushBox(BatchedEnv):
             state_dim=8,
             horizon=config.horizon,
             state_groups={"agents": (0, 1, 2, 3), "boxes": (4, 5, 6, 7)},
+            by_agent=("agents",),
             teammate_blocks=(((2, 3),), ((2, 3),)),
             noop=STAY,
             reward_range=(0.0, 1.0),

@@ -10,6 +10,7 @@ benchmark; so is the time limit of 500 steps. The package calls that an end; the
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -45,8 +46,7 @@ def team(config: Config) -> gym_team.Team:
         ValueError: a setting that cannot be, in one line.
     """
     check_values(config, "env.")
-    if "max_steps" in config.kwargs:
-        raise refusal("env.kwargs.max_steps", config.kwargs["max_steps"], "env.horizon says it")
+    gym_team.refuse_fixed(config.kwargs, max_steps="env.horizon says it")
     for key in ENUMERATED.intersection(config.kwargs):
         raise refusal(f"env.kwargs.{key}", config.kwargs[key], "left out: the package takes no word for it")
     registry = gym_team.registered("rware", "rware")
@@ -56,7 +56,22 @@ def team(config: Config) -> gym_team.Team:
         raise refusal("env.id", config.id, known)
     build = gym_team.builder(registry[known[form[1]]], **config.kwargs, max_steps=config.horizon)
     outline = gym_team.outline(f"{config.name}:{config.id}", config.horizon)
-    return gym_team.read(gym_team.Team(outline, build, keep, is_idle, None, drawn), config.kwargs)
+    return gym_team.read(
+        gym_team.Team(outline, partial(stocked, build), keep, is_idle, None, drawn), config.id, config.kwargs
+    )
+
+
+def stocked(build: Callable[[], Any]) -> Any:
+    """A warehouse with shelves that are not requested: after a delivery the package draws the next request of them.
+
+    Raises:
+        ValueError: it has none.
+    """
+    world = build()
+    shelves = int((world.highways == 0).sum())
+    if world.request_queue_size >= shelves:
+        raise ValueError(f"request_queue_size={world.request_queue_size} of {shelves} shelves; fewer are allowed")
+    return world
 
 
 def keep(world: Any) -> None:

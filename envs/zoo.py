@@ -48,10 +48,17 @@ def load(path: str) -> Callable[..., Any]:
 def environments_near(path: str) -> list[str]:
     """The versioned modules of the nearest existing package above a module path."""
     above = path.rpartition(".")[0]
-    while "." in above and find_spec(above) is None:
+    while "." in above and not _exists(above):
         above = above.rpartition(".")[0]
     inside = vars(import_module(above)).get("__path__", ())
     return [f"{above}.{entry.name}" for entry in iter_modules(inside) if re.search(r"_v\d+$", entry.name)]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except ModuleNotFoundError:  # nor does what should hold it
+        return False
 
 
 def build(path: str, kwargs: Mapping[str, Any]) -> Any:

@@ -28,19 +28,25 @@ TRAIN_SECONDS = 25
 UPDATES = 6
 
 
+def settled(settings: Settings) -> float:
+    """Episodes after which a run has made updates for some lines of its log."""
+    learner, rollout = settings.learner, settings.rollout
+    pace = max(1 / learner.updates_per_episode, learner.every_episodes, rollout.workers * rollout.envs_per_worker)
+    return max(learner.batch, learner.burn_in) + 4 * pace
+
+
 def bench(settings: Settings) -> int:
     """Measure one setting and print the table."""
-    torch.set_num_threads(settings.learner.threads)
     cores = len(os.sched_getaffinity(0))
     raw, played, records = playing(settings, PLAY_SECONDS)
+    torch.set_num_threads(settings.learner.threads)
     learner = build.learner(settings, build.spec(settings), build.device(settings))
-    needed = max(settings.learner.batch, settings.learner.burn_in)
     update = updates(learner, records, UPDATES)
     steps = float(np.mean([len(record["reward"]) for record in records]))
     learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
     together = 1 / (1 / played.per_second + learning)
     bound = min(cores * together, 1 / learning)
-    run = trained(settings, int(needed * steps) + int(TRAIN_SECONDS * bound))
+    run = trained(settings, int(max(settled(settings) * steps, TRAIN_SECONDS * bound)))
     episode_bytes = np.mean([sum(array.nbytes for array in record.values()) for record in records])
     table = Table(title=f"{settings.algo.name} on {settings.env.name}, {cores} cores, {learner.device}", box=None)
     table.add_column("measured")

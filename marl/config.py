@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from marl.fields import Mistake, check_values, count, like, number, one_of, only_with, refuse_idle
+from marl.fields import Mistake, check_values, count, idle_with, like, number, one_of, only_with, refuse_idle
+
+ADDRESS = r"auto|(\w+://)?[^\s/]+:\d{1,5}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Evaluation:
     """How the policy is measured."""
 
     every_steps: int = count(10_000, least=0)  # environment steps; 0: never
-    episodes: int = count(32)  # at each evaluation
-    epsilon: float = number(0.0, least=0, most=1)  # share of choices that are replaced by random ones; 0: greedy
+    episodes: int = idle_with(count(32), every_steps=0)  # at each evaluation
+    epsilon: float = idle_with(
+        number(0.0, least=0, most=1), every_steps=0
+    )  # share of choices that are replaced by random ones; 0: greedy
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Saving:
 class Cluster:
     """Ray, for rollout.backend=ray."""
 
-    address: str | None = None  # auto or host:port of a running cluster; null: start one here
+    address: str | None = like(None, ADDRESS, "auto, host:port, null")  # of a running cluster; null: start one here
     dashboard: bool = False  # Ray's web page, on localhost
     cpus_per_worker: float = number(1.0, above=0)  # cores that Ray reserves for each worker
 

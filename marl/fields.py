@@ -58,6 +58,11 @@ def only_with(entry: Any, **siblings: Any) -> Any:
     return field(default=entry.default, metadata={**entry.metadata, "needed": needed})
 
 
+def idle_with(entry: Any, **siblings: Any) -> Any:
+    """``entry``, of which nothing depends if one of ``siblings`` has that value."""
+    return field(default=entry.default, metadata={**entry.metadata, "idle": siblings})
+
+
 def shown(value: object) -> str:
     """A value as one types it."""
     if value is None:
@@ -123,7 +128,7 @@ def check_value(key: str, value: Any, entry: Field[Any]) -> None:
 
 
 def refuse_idle(config: Any, typed: Collection[str], prefix: str = "") -> None:
-    """Refuse ``typed`` keys on whose value nothing depends, as `only_with` says of a dataclass and those below it.
+    """Refuse ``typed`` keys on whose value nothing depends, as `only_with` and `idle_with` say.
 
     Raises:
         Mistake: such a key.
@@ -135,6 +140,9 @@ def refuse_idle(config: Any, typed: Collection[str], prefix: str = "") -> None:
         elif key in typed:
             for sibling, needed in entry.metadata.get("needed", {}).items():
                 _refuse_unless(vars(config)[sibling], needed, f"{prefix}{sibling}", f"{key}={shown(value)}")
+            for sibling, idle in entry.metadata.get("idle", {}).items():
+                if vars(config)[sibling] == idle:
+                    raise Mistake(f"{key}={shown(value)}: {prefix}{sibling}={shown(idle)} has no use for it")
 
 
 def _refuse_unless(now: object, needed: Sequence[object], sibling: str, typed: str) -> None:

@@ -148,8 +148,11 @@ class RayCluster:
 
 
 def _endpoint(address: str) -> tuple[str, int] | None:
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    return (parts.hostname, parts.port) if parts.hostname and parts.port else None
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
+    except ValueError:  # no number, or no port's
+        return None
 
 
 class RayCrew(Crew):

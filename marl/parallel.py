@@ -119,9 +119,8 @@ class ParallelTeam(ParallelEnv):  # type: ignore[misc]
         }
 
     def _columns(self, now: Moments, agent: int) -> dict[str, Any]:
-        declared = self.spec.columns
-        own = {name for name in declared if declared[name].shape == (self.spec.n_agents,)}
-        return {name: np.copy(rows[0, agent] if name in own else rows[0]) for name, rows in now.columns.items()}
+        """Whether this agent is ``alive``, and all else as the world tells it."""
+        return {name: np.copy(rows[0, agent] if name == "alive" else rows[0]) for name, rows in now.columns.items()}
 
     def state(self) -> Array:
         """(S,) float32: the global state."""

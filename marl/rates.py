@@ -24,6 +24,7 @@ from marl import build
 from marl.config import Settings
 from marl.dice import EXPLORATION, TRAIN, Dice
 from marl.env import BatchedEnv
+from marl.fields import Mistake
 from marl.learner import Learner
 from marl.ops import random_available
 from marl.run import Run
@@ -94,6 +95,7 @@ def interleaved(works: Sequence[Callable[[int], int]], seconds: float) -> list[R
 def playing(settings: Settings, seconds: float) -> tuple[Rate, Rate, list[Record]]:
     """Raw simulator and rollouts, and the episodes that were played."""
     copies, records = settings.rollout.envs_per_worker, list[Record]()
+    torch.set_num_threads(1)  # as workers play
     worker, env = build.MakeWorker(settings, copies)(), build.environment(settings, copies)
     try:
         raw, played = interleaved([raw_simulator(settings, env), rollouts(worker, records)], seconds)
@@ -104,9 +106,10 @@ def playing(settings: Settings, seconds: float) -> tuple[Rate, Rate, list[Record
 
 
 class Update(NamedTuple):
-    """CPU (or GPU wall) milliseconds of one update and its parts."""
+    """Milliseconds of one update and its parts."""
 
     total: float
+    """Of the CPU; on a GPU, or with several threads, of the clock on the wall."""
     parts: dict[str, float]
 
 
@@ -153,7 +156,8 @@ def _within(event: FunctionEvent) -> bool:
 
 def milliseconds(learner: Learner, supply: Iterator[Record], count: int) -> float:
     """Of an update and all that comes with it: episodes are taken in as often as the ratio of updates says."""
-    clock = time.perf_counter if learner.device.type == "cuda" else time.process_time
+    spread = learner.device.type == "cuda" or torch.get_num_threads() > 1
+    clock = time.perf_counter if spread else time.process_time
     catch_up(learner.device)
     began, first = clock(), learner.clock.updates
     while learner.clock.updates < first + count:
@@ -196,7 +200,11 @@ class Trained(NamedTuple):
 
 
 def end_to_end(settings: Settings) -> Trained:
-    """Train in this process; to be called in a fresh one, whose memory holds nothing else."""
+    """Train in this process; to be called in a fresh one, whose memory holds nothing else.
+
+    Raises:
+        Mistake: fewer than two lines of its log come after its first update.
+    """
     torch.set_num_threads(settings.learner.threads)
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
         learner = build.learner(settings, build.spec(settings), build.device(settings))
@@ -207,6 +215,8 @@ def end_to_end(settings: Settings) -> Trained:
         finally:
             run.close()
     marks = [mark for mark in run.marks if mark.updates]
+    if len(marks) < 2:
+        raise Mistake(f"steps={settings.steps}: a run that ends before it makes updates cannot be measured")
     first, last = marks[0], marks[-1]
     steps, cpu = last.steps - first.steps, last.cpu - first.cpu
     return Trained(

@@ -57,6 +57,8 @@ class EnvSpec:
     agents: tuple[str, ...] = ()
     state_groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Native state features by meaning, for papers that select or draw them."""
+    by_agent: tuple[str, ...] = ()
+    """Those of `state_groups` that describe the agents one after the other, in equal parts."""
     teammate_blocks: tuple[tuple[tuple[int, ...], ...], ...] | None = None
     """[i][k]: the features of agent i's observation that describe its k-th team-mate; None where nothing is known."""
     noop: int | None = None
@@ -65,8 +67,8 @@ class EnvSpec:
     """What the environment records beside the rest: ``alive`` (N,) views, ``won`` episode, ..."""
 
     def groups_by_agent(self) -> dict[str, tuple[int, ...]]:
-        """State groups that divide among the agents, as those do that are told agent by agent."""
-        return {name: group for name, group in self.state_groups.items() if len(group) % self.n_agents == 0}
+        """State groups that are told agent by agent."""
+        return {name: self.state_groups[name] for name in self.by_agent}
 
     def fields(self) -> dict[str, Column]:
         """Layout of a record: the fixed fields, then the environment's columns."""

@@ -10,7 +10,9 @@ from algos import iql, pqn_vdn, qatten, qmix, qplex, qtran, vdn, wqmix
 from marl.types import EnvSpec, Episodes
 
 GROUPS = {"places": (0, 1, 2, 3, 4, 5), "clock": (5,)}
-SPEC = EnvSpec("hand", n_agents=3, n_actions=4, obs_dim=4, state_dim=6, horizon=6, state_groups=GROUPS)
+SPEC = EnvSpec(
+    "hand", n_agents=3, n_actions=4, obs_dim=4, state_dim=6, horizon=6, state_groups=GROUPS, by_agent=("places",)
+)
 BUILDS = {
     "iql": (iql, iql.Config()),
     "vdn": (vdn, vdn.Config()),

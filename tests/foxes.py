@@ -11,7 +11,14 @@ from algos import assemble, fox
 from marl.types import EnvSpec, Episodes
 
 SPEC = EnvSpec(
-    "field", n_agents=3, n_actions=5, obs_dim=7, state_dim=6, horizon=12, state_groups={"positions": tuple(range(6))}
+    "field",
+    n_agents=3,
+    n_actions=5,
+    obs_dim=7,
+    state_dim=6,
+    horizon=12,
+    state_groups={"positions": tuple(range(6)), "ball": (0, 1, 2)},
+    by_agent=("positions",),
 )
 
 

@@ -295,6 +295,16 @@ def test_arguments_that_a_package_cannot_take_are_refused_as_they_were_given(mod
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("module", "key", "value"),
+    [(lbf, "render_mode", "human"), (rware, "render_mode", "human"), (rware, "max_steps", 4), (lbf, "penalty", "a")],
+)
+def test_arguments_that_are_not_for_the_package_or_that_it_takes_unseen_are_refused(module, key, value):
+    made(module, 1)
+    with pytest.raises(Mistake, match=f"^env.kwargs.{key}={value}: [^\n]+$"):
+        module.probe(module.Config(kwargs={key: value}))
+
+
 @pytest.mark.parametrize(("module", "name"), [(jaxmarl, "jaxmarl"), (lbf, "lbforaging"), (rware, "rware")])
 def test_a_missing_package_is_told_in_one_line(module, name, monkeypatch):
     known = sys.modules[module.__name__] if module is jaxmarl else module.gym_team
@@ -417,7 +427,9 @@ def test_a_warehouse_may_end_where_nothing_is_delivered():
         (lbf, "8x9-2p-2f", "allowed are"),
         (lbf, "8x8-2p", "allowed are"),
         (lbf, "8x8-2p-2f-v1", "allowed are"),
-        (lbf, "5x5-25p-1f", "a cell for each"),
+        (lbf, "5x5-25p-1f", "places for all"),
+        (lbf, "5x5-2p-5f", "food lies apart"),
+        (rware, "tiny-16ag-easy", "the package refuses it: request_queue_size=32 of 32 shelves; fewer are allowed"),
         (rware, "tiny-2gg", r"did you mean tiny-2ag\?"),
     ],
 )

@@ -124,12 +124,27 @@ MISTAKES = [
         ["algo.optimizer.name=adam has no", "say algo.optimizer.name=rmsprop"],
     ),
     ("algo=fim algo.base=vdn env=meet algo.base.n_step=5", ["algo.base.n_step=5", "say algo.base.returns=n_step too"]),
+    (
+        "algo=qmix env=meet rollout.backend=ray ray.address=here:abc",
+        ["ray.address=here:abc: allowed are auto, host:port"],
+    ),
     ("algo=qmix env=meet ray.address=auto", ["ray.address: rollout.backend=", "say rollout.backend=ray too"]),
     (
         "algo=qmix env=meet eval.every_steps=0 log.video_every_steps=100",
         ["log.video_every_steps=100: evaluations are filmed", "allowed is 0"],
     ),
     ("algo=qmix env=matrix env.k=-5", ["env.k=-5.0: env.game=climbing has no use for it", "say env.game=penalty too"]),
+    ("algo=fim env=meet algo.trace_mode=none algo.eta=0.5", ["algo.eta=0.5: algo.trace_mode=none has no use for it"]),
+    ("algo=fim env=meet algo.selection=all algo.rho=1", ["algo.rho=1.0: algo.selection=all has no use for it"]),
+    (
+        "algo=fox env=meet algo.fnet_every_episodes=0 algo.fnet_batch=4",
+        ["algo.fnet_batch=4: algo.fnet_every_episodes=0 has no use for it"],
+    ),
+    ("algo=s2q env=meet algo.floor=1 algo.mixed=0 algo.own_draws=true", ["own_draws=true: algo.mixed=0 has no use"]),
+    (
+        "algo=qmix env=meet eval.every_steps=0 eval.episodes=4",
+        ["eval.episodes=4: eval.every_steps=0 has no use for it"],
+    ),
     ("algo=qmix env=meet replay.alpha=0.6", ["replay.prioritised=false has no use", "say replay.prioritised=true too"]),
     # beside others
     ("algo=qmix env=meet phases=[{name:a,steps:3}]", ["steps=2000000", "3", "phases"]),

@@ -11,7 +11,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import algos
+import envs
 from marl import build, costs, rates, sections
+from marl.command import cli
+from marl.fields import Mistake
 
 SMALL = ["env=matrix", "algo.hidden=8", "learner.batch=4", "learner.burn_in=4"]
 
@@ -77,6 +81,13 @@ def test_what_cannot_be_compared_is_refused_in_one_line(arguments, told, capsys)
     assert costs.main(arguments) == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and told in line and line.count("\n") == 1
+
+
+def test_a_run_too_short_to_be_measured_is_told_in_one_line():
+    arguments = ["algo=vdn", "env=meet", "steps=10", "eval.every_steps=0", "log.terminal=false"]
+    short = cli.parse(arguments, algos.ALGORITHMS, envs.ENVIRONMENTS)
+    with pytest.raises(Mistake, match="steps=10: a run that ends before it makes updates cannot be measured"):
+        rates.end_to_end(short)
 
 
 @pytest.mark.slow

@@ -184,6 +184,11 @@ BROKEN = {
     "fractions": (declaring(horizon=7.0), "spec.horizon is 7.0: a whole number from 1 on is needed"),
     "empty state group": (declaring(state_groups={"ball": ()}), "spec.state_groups['ball'] is empty"),
     "state group": (declaring(state_groups={"ball": (3,)}), "spec.state_groups['ball'] names features outside"),
+    "shared group": (
+        declaring(state_groups={"ball": (0, 1, 2)}, by_agent=("ball",)),
+        "spec.by_agent names 'ball': no state group that divides among 2 agents",
+    ),
+    "no such group": (declaring(by_agent=("ball",)), "spec.by_agent names 'ball': no state group"),
     "blocks": (declaring(teammate_blocks=(((0, 1),),)), "spec.teammate_blocks does not give each of 2 agents"),
     "far blocks": (declaring(teammate_blocks=(((9,),), ((0,),))), "spec.teammate_blocks names features outside"),
     "taken name": (declaring(columns={"mask": Column((), "bool", "steps")}), "spec.columns['mask'] has the name"),

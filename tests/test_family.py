@@ -182,7 +182,8 @@ def test_agents_told_apart_by_the_state_have_keys_of_their_own_features():
 @pytest.mark.parametrize("name", ["clock", "placs"])
 def test_features_that_are_nobody_s_are_refused(name):
     with pytest.raises(
-        Mistake, match=rf"^algo.own_features=\[{name}\]: not of env=hand; allowed are lists of \[\], places"
+        Mistake,
+        match=rf"^algo.own_features=\[{name}\]: not told agent by agent in env=hand; allowed are lists of \[\], places",
     ):
         built("qatten", own_features=[name])
 
@@ -295,8 +296,9 @@ def test_qtran_loss_by_hand():
     q = built("qtran", PAIR, gamma=0.5, td_lambda=0.0)
     q.agent, q.mixer = Table(LIVE), Known()
     q.slow_agent, q.slow_mixer = Table(LIVE), Known()
-    stats = q.loss(two_steps(), Noise(0, 0)).stats
-    assert stats["loss/td"].item() == pytest.approx((0.25 + 4) / 2)
+    loss = q.loss(two_steps(), Noise(0, 0))
+    stats = loss.stats
+    assert stats["loss/td"].item() == pytest.approx((0.25 + 4) / 2) and loss.priority.tolist() == [(0.25 + 4) / 2]
     assert stats["loss/opt"].item() == pytest.approx((16 + 64) / 2)
     assert stats["loss/nopt"].item() == 0
 

@@ -142,6 +142,15 @@ def test_every_option_changes_what_every_algorithm_learns_or_is_refused(name: st
     assert same(after, plain(name)) == (reads_no_state or is_so_already)
 
 
+@pytest.mark.parametrize("name", sorted(algos.ALGORITHMS))
+def test_errors_decide_what_is_drawn_from_a_prioritised_replay(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not isinstance(innermost(chosen(name).algo), FactoredConfig):
+        pytest.skip("not of the family")
+    by_error = learned(name, prioritised=True)
+    monkeypatch.setattr(Replay, "reprioritise", lambda *_: None)
+    assert not same(by_error, learned(name, prioritised=True))
+
+
 def test_what_is_refused_is_known() -> None:
     """No member refuses more than it must."""
     refusals = set()

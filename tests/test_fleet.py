@@ -128,6 +128,7 @@ def test_nothing_is_received_that_was_not_asked_for():
         ({"workers": 0}, "rollout.workers=0: at least 1"),
         ({"timeout": 0.0}, "rollout.timeout=0.0: more than 0"),
         ({"backend": "ray", "address": "here"}, "ray.address=here: allowed are auto, host:port"),
+        ({"backend": "ray", "address": "here:99999"}, "ray.address=here:99999: allowed are auto, host:port"),
     ],
 )
 def test_a_wrong_argument_is_told_in_a_line(wrong, told):

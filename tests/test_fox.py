@@ -8,6 +8,7 @@ import torch
 
 from algos import assemble, fox
 from algos.factored import Optimizer
+from algos.formation.agent import FormationAgent
 from algos.formation.prediction import Balance, Encoder, FormationDecoder, HistoryDecoder, Prediction, Trio, predict
 from algos.formation.vectors import draw_projection
 from envs import meet
@@ -23,6 +24,16 @@ from tests.foxes import annotated, built, episodes
 from tests.toys import Clockwork
 
 FOOTBALL = EnvSpec("football", n_agents=3, n_actions=19, obs_dim=26, state_dim=26, horizon=150)
+
+
+def test_agents_that_share_nothing_learn_nothing_of_one_another():
+    torch.manual_seed(4)
+    agent = FormationAgent(FOOTBALL, fox.Config(hidden=8, shared=False), latent=4)
+    histories = agent(torch.randn(2, 5, 3, 26), torch.randint(-1, 19, (2, 5, 3)))
+    agent.heads(histories, torch.randn(2, 5, 3, 4)).values[..., 0, :].sum().backward()
+    for name, parameter in agent.named_parameters():
+        assert parameter.grad is not None and parameter.grad[0].any(), name
+        assert not parameter.grad[1:].any(), name
 
 
 def snapshot(module):

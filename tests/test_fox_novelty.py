@@ -137,9 +137,12 @@ def test_formations_of_positions_permute_with_the_agents():
     assert torch.equal(one[:, :, order], other) and one.any()
 
 
-def test_unknown_places_are_refused():
-    with pytest.raises(Mistake, match="formation_source=place: not of env=field; allowed are obs, positions"):
-        built(formation_source="place")
+@pytest.mark.parametrize("source", ["place", "ball"])
+def test_what_are_no_places_of_agents_is_refused(source):
+    with pytest.raises(
+        Mistake, match=f"formation_source={source}: not told agent by agent in env=field; allowed are obs, p"
+    ):
+        built(formation_source=source)
 
 
 def test_a_team_of_one_has_no_formation_to_see_or_to_reward():

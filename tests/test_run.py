@@ -88,6 +88,17 @@ def test_the_share_of_updates_is_told_per_episode(tmp_path: Path) -> None:
     assert shares[clock.steps] == pytest.approx(clock.updates / clock.episodes)
 
 
+@pytest.mark.parametrize("ratio", [0.25, 2.0])
+@pytest.mark.parametrize("side_by_side", [1, 4, 64])
+def test_the_update_to_data_ratio_means_the_same_for_any_number_of_environments(
+    tmp_path: Path, side_by_side: int, ratio: float
+) -> None:
+    words = [f"rollout.envs_per_worker={side_by_side}", f"learner.updates_per_episode={ratio}"]
+    clock = finished(made(tmp_path, *words, "steps=400", "eval.every_steps=0")).learner.clock
+    burnt_in = clock.episodes - 7
+    assert burnt_in > 60 and clock.updates == int(burnt_in * ratio)
+
+
 def test_a_resumed_run_does_not_enter_its_phase_again(tmp_path: Path) -> None:
     """A fresh replay is emptied once."""
     phases = "phases=[{name:a,steps:100},{name:b,fresh_replay:true}]"

@@ -13,6 +13,7 @@ import torch
 import algos
 import envs
 from algos import s2q
+from algos.successive.rows import Rows
 from algos.successive.selection import divergence, draw, softmax
 from algos.successive.sub_values import SubAgents, suppressed, weights
 from marl import build
@@ -86,6 +87,18 @@ def test_what_an_earlier_sub_value_would_take_is_suppressed_once(taken, targets)
     chosen = torch.tensor([k in taken for k in range(3)]).view(3, 1, 1)
     got = suppressed(torch.full((1, 1), 2.0), torch.full((1, 1), 1.5), chosen)
     assert got.flatten().tolist() == list(targets)
+
+
+def test_with_a_floor_what_the_first_would_take_falls_by_alpha_times_it_and_its_neighbours_do_not():
+    """y = 2, Q*(u) = 1.5, alpha = 2, C = 5: 2 - 10 = -8; the next action differs in the choice of one agent."""
+    q, batch = made(alpha=2.0, floor=5.0), episodes((1, 1), horizon=1)
+    batch.avail[:], batch.terminal[:], batch.reward[:] = True, True, 2.0
+    batch.actions[:] = torch.tensor([[[1, 2, 3]], [[1, 2, 0]]])
+    greedy = torch.stack([torch.full((2, 2, 3), own) for own in (0, 2, 0)])
+    greedy[0] = torch.tensor([1, 2, 3])
+    with torch.no_grad():
+        live = q.live(batch)._replace(greedy=greedy, central=torch.full((2, 1), 1.5))
+    assert q.aims(live, batch).aims.squeeze(-1).T.tolist() == [[2.0, -8.0, -8.0], [2.0, 2.0, 2.0]]
 
 
 def test_lambda_returns_of_the_specification():
@@ -293,11 +306,21 @@ def test_what_is_told(draw_from):
         assert told[f"candidate/value{k}"].item() == pytest.approx(aims.scores[k][batch.mask.bool()].mean().item())
 
 
+@pytest.mark.parametrize("every_row", [False, True], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_padding_changes_no_loss(mixer):
+def test_padding_changes_no_loss(mixer, every_row, monkeypatch):
+    """On a GPU mixers see padding too: here they are made to."""
     q = made(mixer=mixer)
-    short, long = q.losses(episodes(horizon=7))[0], q.losses(episodes(horizon=9))[0]
+    short = q.losses(episodes(horizon=7))[0]
+    gradients = torch.autograd.grad(short.total(), q._descent.parameters, allow_unused=True)
+    if every_row:
+        monkeypatch.setattr(Rows, "apply", lambda _, network, *inputs: network(*inputs))
+    long = q.losses(episodes(horizon=9))[0]
     for one, other in zip(short, long, strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(
+        gradients, torch.autograd.grad(long.total(), q._descent.parameters, allow_unused=True), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
@@ -622,6 +645,7 @@ def test_lower_precision_changes_little(options):
     ("options", "reward_range", "key"),
     [
         ({}, (-30.0, 11.0), "algo.floor=null"),
+        ({}, (-np.inf, 0.0), "algo.floor=null"),
         ({"rewards": "standardised"}, (0.0, 1.0), "algo.rewards=standardised"),
         ({"double_q": False}, (0.0, 1.0), "algo.double_q=false"),
         ({"comm": True, "recurrent": False}, (0.0, 1.0), "algo.comm=true"),
@@ -641,6 +665,7 @@ def test_where_nothing_is_suppressed_no_floor_is_asked_for(options):
     algos.assemble(EnvSpec("paid", 2, 3, 1, 1, 1, reward_range=(-30.0, 11.0)), s2q.Config(**options))
 
 
-def test_unknown_rewards_and_a_floor_are_let_in():
-    algos.assemble(EnvSpec("unknown", 2, 3, 1, 1, 1), s2q.Config())
+def test_unknown_rewards_are_let_in_with_a_word_and_a_floor_without():
+    with pytest.warns(UserWarning, match="algo.floor=null: unknown does not say what it pays"):
+        algos.assemble(EnvSpec("unknown", 2, 3, 1, 1, 1), s2q.Config()).q.equip()
     algos.assemble(EnvSpec("paid", 2, 3, 1, 1, 1, reward_range=(-30.0, 11.0)), s2q.Config(floor=50.0))

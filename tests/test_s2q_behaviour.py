@@ -180,6 +180,7 @@ def returns(folder: Path, algo: str, seed: int, *options: str) -> list[tuple[int
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_shifting_optimum_is_followed(seed, least_weight, tmp_path):
     told = returns(tmp_path, "s2q", seed, f"algo.least_weight={least_weight}")
+    assert [value for step, value in told if SHIFT - 1000 < step < SHIFT] == pytest.approx([1.0] * 4)
     assert [value for step, value in told if step > EPISODES - 1000] == pytest.approx([1.6] * 5)
 
 
@@ -191,4 +192,5 @@ def test_a_shifting_optimum_is_followed(seed, least_weight, tmp_path):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_others_do_not_follow_it(seed, algo, options, tmp_path):
     told = returns(tmp_path, algo, seed, *options)
+    assert min(value for step, value in told if SHIFT - 1000 < step < SHIFT) > 0.85
     assert max(value for _, value in told) < 1.1

@@ -494,6 +494,7 @@ WRONG = [
     (meet, {"grid": 1}, "env.grid=1: allowed are 2 and more"),
     (meet, {"grid": 9}, "env.horizon=10: a grid of 9 allows 17 and more"),
     (pettingzoo, {"id": "mpe2.simple_sprad_v3"}, "env.id=mpe2.simple_sprad_v3: .*did you mean mpe2.simple_spread_v3?"),
+    (pettingzoo, {"id": "mpe2.envs.simple.simple_spread_v3"}, "env.id=mpe2.envs.simple.simple_spread_v3: allowed are"),
     (pettingzoo, {"id": "simple_spread_v3"}, "env.id=simple_spread_v3: allowed are module paths"),
     (pettingzoo, {"id": "mpe2.simple_spread_v3", "kwargs": {"M": 3}}, "env.kwargs={'M': 3}: .*unexpected"),
     (pettingzoo, {"kwargs": {"continuous_actions": True}}, "env.id=mpe2.*only Discrete actions"),

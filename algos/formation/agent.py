@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from algos.factored import FactoredConfig, FactoredQ, Unrolled
 from algos.formation.prediction import Encoder
 from marl.dice import TRAIN, Dice, Noise
-from marl.nets import AgentBody, AgentLinear
+from marl.nets import AgentBody, AgentLinear, linear
 from marl.ops import masked_mean
 from marl.parts import Memory, Stats, delayed
 from marl.precision import in_float32
@@ -29,14 +29,15 @@ class Heads(NamedTuple):
 
 
 class FormationAgent(nn.Module):
-    """Linear, ReLU, GRU; a shared head, a local head per agent, and a head on the latent z if there is one."""
+    """Linear, ReLU, GRU; a head that agents share if anything, one of each agent's own, and one on the latent z."""
 
     def __init__(self, spec: EnvSpec, config: FactoredConfig, latent: int | None) -> None:
         super().__init__()
-        self.body = AgentBody(spec, config.layers())
-        self.shared = nn.Linear(config.hidden, spec.n_actions)
+        layers = config.layers()
+        self.body = AgentBody(spec, layers)
+        self.shared = linear(config.hidden, spec.n_actions, spec.n_agents, layers)
         self.local = AgentLinear(spec.n_agents, config.hidden, spec.n_actions)
-        self.formation = nn.Linear(latent, spec.n_actions) if latent else None
+        self.formation = linear(latent, spec.n_actions, spec.n_agents, layers) if latent else None
 
     def start(self, n: int) -> Tensor:
         return self.body.start(n)

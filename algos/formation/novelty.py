@@ -21,14 +21,16 @@ def position_features(spec: EnvSpec, source: str) -> tuple[int, ...] | None:
     """Features of the state that are the agents' positions, agent by agent; None if formations are of observations.
 
     Raises:
-        Mistake: the environment has no such group of features, or one that does not divide among the agents.
+        Mistake: the environment has no such group of features, or one that is not told agent by agent.
     """
     if source == "obs":
         return None
     known = spec.groups_by_agent()
     if source not in known:
         allowed = f"{', '.join(['obs', *known])}{suggestion(source, known)}"
-        raise Mistake(f"algo.formation_source={source}: not of env={spec.name}; allowed are {allowed}")
+        raise Mistake(
+            f"algo.formation_source={source}: not told agent by agent in env={spec.name}; allowed are {allowed}"
+        )
     return known[source]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from algos.factored import FactoredConfig
 from marl.attention import Attention
 from marl.duplex import Duplex
-from marl.fields import Mistake, count, number, one_of, only_with
+from marl.fields import Mistake, count, idle_with, number, one_of, only_with
 from marl.mixers import Monotonic, Sum
 from marl.types import EnvSpec
 
@@ -20,7 +20,7 @@ WEIGHED = ("monotonic", "duplex", "attention")
 
 @dataclass
 class Config(FactoredConfig):
-    """K successors of Q_tot; section numbers are those of docs/s2q.md."""
+    """K successors of Q_tot (docs/s2q.md)."""
 
     name: str = "s2q"
     agent_id: bool = False  # feed agents their index; False: agents are told apart by their observations alone
@@ -35,14 +35,18 @@ class Config(FactoredConfig):
     advantage_layers: int = only_with(count(2), mixer="duplex")  # layers of each network that makes it
     central_embed: int = count(256)  # hidden units of the central mixer
     central_outputs: int = count(1)  # values that a central agent gives for an action
-    alpha: float = number(1.0, least=0)  # how much of its central value a suppressed action loses
+    alpha: float = idle_with(
+        number(1.0, least=0), successors=0
+    )  # how much of its central value a suppressed action loses
     floor: float | None = number(None, least=0)  # C: it loses alpha C at least; null: none, for rewards from 0 on
-    suppress_by: str = one_of("live", "delayed")  # the central value that it loses
+    suppress_by: str = idle_with(one_of("live", "delayed"), alpha=0, successors=0)  # the central value that it loses
     least_weight: float = number(0.9, above=0, most=1)  # w_c: of errors that count for less; 1: all count alike
     temperature: float = number(0.1, above=0)  # T: gaps of value far above it are not explored
     mixed: float = number(0.5, least=0, most=1)  # share of training episodes that sub-values are drawn in; 0: never
-    draw_from: str = one_of("learned", "central", "uniform")  # P as it is told, as it is (workers see states), or 1/K1
-    own_draws: bool = False  # each agent draws a sub-value of its own
+    draw_from: str = idle_with(
+        one_of("learned", "central", "uniform"), mixed=0
+    )  # P as it is told, as it is (workers see states), or 1/K1
+    own_draws: bool = idle_with(field(default=False), mixed=0)  # each agent draws a sub-value of its own
     latent_dim: int = count(32)  # numbers in z
     latent_hidden: int = count(64)  # units of the layers of encoder and decoder
     comm: bool = False  # S2Q-Comm: agents are told z of the view before, in evaluation too
@@ -81,11 +85,23 @@ def refuse_world(spec: EnvSpec, config: Config) -> None:
         Mistake: it pays less than nothing, and no floor is set.
     """
     lowest = spec.reward_range[0]
-    if unbounded(config) and -math.inf < lowest < 0:
+    if unbounded(config) and lowest < 0 and not unknown(spec):
         raise Mistake(
             f"algo.floor=null: {spec.name} pays {lowest:g} at worst, and what is suppressed must fall below all else; "
             "say algo.floor=C, so that alpha C spans all returns, or 0 to suppress nothing but gains"
         )
+
+
+def doubt(spec: EnvSpec, config: Config) -> str | None:
+    """What to tell of a world in which it might, for it does not say what it pays."""
+    if not (unbounded(config) and unknown(spec)):
+        return None
+    return f"algo.floor=null: {spec.name} does not say what it pays; where that is less than nothing, say algo.floor=C"
+
+
+def unknown(spec: EnvSpec) -> bool:
+    """Whether a world does not say what it pays."""
+    return spec.reward_range == (-math.inf, math.inf)
 
 
 def unbounded(config: Config) -> bool:

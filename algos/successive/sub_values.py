@@ -112,7 +112,7 @@ def norm(networks: int, layers: Layers) -> nn.Module:
 def suppressed(target: Tensor, amount: Tensor, chosen: Tensor) -> Tensor:
     """Targets (K1, B, T): ``target`` (B, T) less ``amount`` (B, T), once, where an earlier candidate was taken.
 
-    ``chosen`` (K1, B, T) bool: the joint action that was taken is the greedy one of this sub-value. Section 2.
+    ``chosen`` (K1, B, T) bool: the joint action that was taken is the greedy one of this sub-value.
     """
     return target - amount * earlier(chosen)
 

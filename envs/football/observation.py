@@ -1,4 +1,4 @@
-"""State and observations of N agents and R opponents, 4N + 4R + 6 features each (section 7.1 of the FoX specification).
+"""State and observations of N agents and R opponents, 4N + 4R + 6 features each.
 
 Both come from one list of numbers read off the engine: the state is that list, and every feature of an observation is
 one entry of it, taken relative to the observer's own position where the paper's wrapper does so.

@@ -58,6 +58,7 @@ def battle(config: Config) -> Task:
     native = config.state == "auto"
     block = tuple(tuple(range(SEEN * k, SEEN * (k + 1))) for k in range(allies - 1))
     bonus = options.get("won_battle_bonus", 1.0)
+    groups = (_unit_groups if native else _seen_groups)(allies, enemies)
     spec = EnvSpec(
         name=f"{config.name}:{config.id}:{scenario}",
         n_agents=allies,
@@ -66,7 +67,8 @@ def battle(config: Config) -> Task:
         state_dim=(OWN + 2) * units if native else width * allies,
         horizon=config.horizon or 101,
         agents=tuple(f"ally_{i}" for i in range(allies)),
-        state_groups=(_unit_groups if native else _seen_groups)(allies, enemies),
+        state_groups=groups,
+        by_agent=tuple(name for name in groups if not native or name.startswith("ally_")),
         teammate_blocks=(block,) * allies,
         noop=STOP,
         reward_range=(min(0.0, bonus), 1.0 + max(0.0, bonus)),

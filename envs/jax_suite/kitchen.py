@@ -42,6 +42,7 @@ def kitchen(config: Config) -> Task:
         horizon=config.horizon or 400,
         agents=("agent_0", "agent_1"),
         state_groups={name: tuple(row + layer for row in rows for layer in part) for name, part in GROUPS.items()},
+        by_agent=tuple(GROUPS),
         teammate_blocks=((block,), (block,)),
         noop=STAY,
         reward_range=(0.0, 2 * (DELIVERY + SHAPED * config.shaping)),

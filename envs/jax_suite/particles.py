@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ def _particles(
         state_dim=sum(widths),
         horizon=config.horizon or 26,
         agents=agents,
+        reward_range=(-math.inf, 0.0),  # distances and collisions
         **more,
     )
     return Task(config, None, spec, widths, choices, options)
@@ -50,7 +52,7 @@ def spread(config: Config) -> Task:
     groups = {name: tuple(a * width + f for a in range(n) for f in part) for name, part in parts.items()}
     block = tuple((mates + 2 * k, mates + 2 * k + 1) for k in range(n - 1))
     names = tuple(f"agent_{i}" for i in range(n))
-    told = {"state_groups": groups, "teammate_blocks": (block,) * n, "noop": 0}
+    told = {"state_groups": groups, "by_agent": tuple(groups), "teammate_blocks": (block,) * n, "noop": 0}
     return _particles(config, names, (width,) * n, (5,) * n, options, **told)
 
 
@@ -69,4 +71,5 @@ def reference(config: Config) -> Task:
     options = checked_options(config, local_ratio=SHARE)
     parts = {"ally_velocity": range(2), "landmark_offset": range(2, 8), "goal": range(8, 11), "said": range(11, 21)}
     groups = {name: tuple(a * 21 + f for a in range(2) for f in part) for name, part in parts.items()}
-    return _particles(config, ("agent_0", "agent_1"), (21, 21), (50, 50), options, state_groups=groups)
+    told = {"state_groups": groups, "by_agent": tuple(groups)}
+    return _particles(config, ("agent_0", "agent_1"), (21, 21), (50, 50), options, **told)

@@ -63,7 +63,7 @@ def suite(task: Task) -> Any:
     with warnings.catch_warnings():
         # It recommends another environment of the suite.
         warnings.simplefilter("ignore", DeprecationWarning)
-        # Its own limits come a step late, and all of them after the horizon, which is ours.
+        # Its own limits, some of which come a step late, are not before the horizon, which is ours.
         env = package.make(made, max_steps=task.spec.horizon, **options)
     widths = tuple(prod(env.observation_spaces[agent].shape) for agent in env.agents)
     choices = tuple(int(env.action_spaces[agent].n) for agent in env.agents)

@@ -22,7 +22,8 @@ from marl.worker import Plan, Rollout, Worker
 
 GRACE = 2.0
 """Seconds that a worker has to free its engines when it is told to end, or when the learner is gone."""
-THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")}
+LIBRARIES = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
+THREADS = {f"{library}_THREADS": "1" for library in LIBRARIES}
 """One core per worker; libraries read these when they load, so they are set before a process starts."""
 
 
