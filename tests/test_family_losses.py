@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from algos import fox
 from algos.factored import FactoredConfig
 from marl.dice import Noise
 from marl.types import EnvSpec, Episodes
@@ -116,4 +118,26 @@ def test_losses_are_of_the_returns_that_are_asked_for(name, settings):
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=draw)
     told = q.loss(batch(SPEC, LENGTHS, padding=2), Noise(0, 0)).stats
     for loss, value in expected(q, name, batch(SPEC, LENGTHS)).items():
+        assert told[loss].item() == pytest.approx(value, rel=1e-4), loss
+
+
+@pytest.mark.parametrize("settings", RETURNS, ids=lambda value: "-".join(map(str, value.values())))
+def test_losses_of_fox_are_of_the_returns_that_are_asked_for(settings):
+    """Its latents are drawn anew by each pass, live and delayed, and for no padding."""
+    torch.manual_seed(0)
+    q = fox.build(SPEC, fox.Config(hidden=16, latent_dim=4, fnet_hidden=8, **settings)).q
+    for copied, _ in q.targets():
+        for parameter in copied.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    played = batch(SPEC, LENGTHS)
+
+    def seen_by(agent: torch.nn.Module, purpose: str) -> Callable[..., tuple[Tensor, None]]:
+        return lambda *_: (q.unroll(agent, played, Noise(0, 0), purpose).values, None)
+
+    told = q.loss(batch(SPEC, LENGTHS, padding=2), Noise(0, 0)).stats
+    by_hand = SimpleNamespace(
+        config=q.config, lagging=True, agent=seen_by(q.agent, "live"), mixer=q.mixer,
+        slow_agent=seen_by(q.slow_agent, "target"), slow_mixer=q.slow_mixer,
+    )  # fmt: skip
+    for loss, value in expected(by_hand, "fox", played).items():
         assert told[loss].item() == pytest.approx(value, rel=1e-4), loss

@@ -99,6 +99,13 @@ def test_the_update_to_data_ratio_means_the_same_for_any_number_of_environments(
     assert burnt_in > 60 and clock.updates == int(burnt_in * ratio)
 
 
+def test_evaluation_counts_no_formations(tmp_path: Path) -> None:
+    learner = finished(made(tmp_path, "algo=fox", "steps=200", "eval.every_steps=50")).learner
+    assert len(logged(tmp_path, "eval/return")) > 3
+    (counted,) = (bonus.records()["total"] for bonus in learner.parts.bonuses if "total" in bonus.records())
+    assert counted == learner.clock.steps + learner.clock.episodes
+
+
 def test_a_resumed_run_does_not_enter_its_phase_again(tmp_path: Path) -> None:
     """A fresh replay is emptied once."""
     phases = "phases=[{name:a,steps:100},{name:b,fresh_replay:true}]"
