@@ -17,6 +17,7 @@ the episode is terminal, and `won`, when all food is gone, and cut at `horizon`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -96,8 +97,16 @@ def team(config: Config) -> gym_team.Team:
         raise refusal("env.kwargs.penalty", penalty, "allowed are numbers")
     build = gym_team.builder(entry(config), **config.kwargs, max_episode_steps=config.horizon)
     outline = gym_team.outline(f"{config.name}:{config.id}", config.horizon, pays=penalty <= 0)
-    world = gym_team.Team(outline, build, forget_places, is_empty, is_harvested, drawn)
+    world = gym_team.Team(outline, partial(unchecked, build), forget_places, is_empty, is_harvested, drawn)
     return gym_team.read(world, config.id, config.kwargs)
+
+
+def unchecked(build: Callable[[], Any]) -> Any:
+    """A field that does not look its observations over: that costs an eighth of a step."""
+    world = build()
+    for space in world.observation_space:
+        space.contains = lambda _: True
+    return world
 
 
 def forget_places(world: Any) -> None:
