@@ -81,9 +81,7 @@ class Config(FactoredConfig):
     hash_init: str | None = one_of(None, "gaussian", "uniform01")  # law of projections
     formation_source: str = "obs"  # or the group of the state that holds the agents' positions, agent by agent
     table_capacity: int = count(3_000_000, least=8)  # formations that are counted; a full table takes 48 MiB
-    count_refresh: str = idle_with(
-        one_of("snapshot", "requery"), beta1=0
-    )  # counts as on arrival, or as they are at each update
+    count_refresh: str = idle_with(one_of("snapshot", "requery"), beta1=0)  # counts of the arrival, or of each update
     latent_dim: int = count(64)  # numbers in a latent z
     fnet_hidden: int = count(128)  # units of each layer of FNet
     n_latent_samples: int = idle_with(count(20), beta2=0)  # draws of the latents for the awareness bonus (S)

@@ -46,7 +46,7 @@ def bench(settings: Settings) -> int:
     learning = settings.learner.updates_per_episode * update.total / 1e3 / steps
     together = 1 / (1 / played.per_second + learning)
     bound = min(cores * together, 1 / learning)
-    run = trained(settings, int(max(settled(settings) * steps, TRAIN_SECONDS * bound)))
+    run = trained(settings, int(settled(settings) * steps + TRAIN_SECONDS * bound))
     episode_bytes = np.mean([sum(array.nbytes for array in record.values()) for record in records])
     table = Table(title=f"{settings.algo.name} on {settings.env.name}, {cores} cores, {learner.device}", box=None)
     table.add_column("measured")

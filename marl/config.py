@@ -58,9 +58,7 @@ class Evaluation:
 
     every_steps: int = count(10_000, least=0)  # environment steps; 0: never
     episodes: int = idle_with(count(32), every_steps=0)  # at each evaluation
-    epsilon: float = idle_with(
-        number(0.0, least=0, most=1), every_steps=0
-    )  # share of choices that are replaced by random ones; 0: greedy
+    epsilon: float = idle_with(number(0.0, least=0, most=1), every_steps=0)  # share of random choices; 0: greedy
 
 
 @dataclass(frozen=True)

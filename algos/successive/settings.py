@@ -35,17 +35,13 @@ class Config(FactoredConfig):
     advantage_layers: int = only_with(count(2), mixer="duplex")  # layers of each network that makes it
     central_embed: int = count(256)  # hidden units of the central mixer
     central_outputs: int = count(1)  # values that a central agent gives for an action
-    alpha: float = idle_with(
-        number(1.0, least=0), successors=0
-    )  # how much of its central value a suppressed action loses
+    alpha: float = idle_with(number(1.0, least=0), successors=0)  # how much of its central value suppression takes
     floor: float | None = number(None, least=0)  # C: it loses alpha C at least; null: none, for rewards from 0 on
     suppress_by: str = idle_with(one_of("live", "delayed"), alpha=0, successors=0)  # the central value that it loses
     least_weight: float = number(0.9, above=0, most=1)  # w_c: of errors that count for less; 1: all count alike
     temperature: float = number(0.1, above=0)  # T: gaps of value far above it are not explored
     mixed: float = number(0.5, least=0, most=1)  # share of training episodes that sub-values are drawn in; 0: never
-    draw_from: str = idle_with(
-        one_of("learned", "central", "uniform"), mixed=0
-    )  # P as it is told, as it is (workers see states), or 1/K1
+    draw_from: str = idle_with(one_of("learned", "central", "uniform"), mixed=0)  # P as told, P as it is, or 1/K1
     own_draws: bool = idle_with(field(default=False), mixed=0)  # each agent draws a sub-value of its own
     latent_dim: int = count(32)  # numbers in z
     latent_hidden: int = count(64)  # units of the layers of encoder and decoder
