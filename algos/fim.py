@@ -32,8 +32,9 @@ from marl.types import EnvSpec, Episodes
 NOT_NATIVE = ("last_action", "time")
 """What groups of state features are called that say nothing of the world itself; most worlds have none."""
 COMPARED = ("marginal", "signed", "ate_sq")
-TRACES = ("product", "accumulate")
 """Kinds of influence that compare what was done with what could have been."""
+TRACES = ("product", "accumulate")
+"""Modes that have a trace."""
 
 
 def bound(entry: Any, mode: str) -> Any:

@@ -64,7 +64,7 @@ def naming(run: Named) -> Iterator[None]:
 
 
 def in_turn(runs: Sequence[Named], learners: Sequence[Learner], records: list[Record], turns: int) -> list[list[float]]:
-    """Milliseconds of each update of each learner: of the CPU, or of the clock on the wall with a GPU.
+    """Milliseconds of each update of each learner, as `marl.rates.milliseconds` counts them.
 
     Raises:
         Mistake: a loss, gradient or weight is not a number.

@@ -36,8 +36,8 @@ class Config(FactoredConfig):
     central_embed: int = count(256)  # hidden units of the central mixer
     central_outputs: int = count(1)  # values that a central agent gives for an action
     alpha: float = idle_with(number(1.0, least=0), successors=0)  # how much of its central value suppression takes
-    floor: float | None = number(None, least=0)  # C: it loses alpha C at least; null: none, for rewards from 0 on
-    suppress_by: str = idle_with(one_of("live", "delayed"), alpha=0, successors=0)  # the central value that it loses
+    floor: float | None = number(None, least=0)  # C: it takes alpha C at least; null: none, for rewards from 0 on
+    suppress_by: str = idle_with(one_of("live", "delayed"), alpha=0, successors=0)  # the central value that it takes
     least_weight: float = number(0.9, above=0, most=1)  # w_c: of errors that count for less; 1: all count alike
     temperature: float = number(0.1, above=0)  # T: gaps of value far above it are not explored
     mixed: float = number(0.5, least=0, most=1)  # share of training episodes that sub-values are drawn in; 0: never
