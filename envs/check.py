@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,11 +119,19 @@ def _check_declared(spec: EnvSpec, faults: Faults) -> None:
 # playing
 
 
+def _check_pictures(env: BatchedEnv, faults: Faults) -> None:
+    if not env.spec.draws:
+        with suppress(EnvUnavailable):
+            env.render()
+            faults.add("spec.draws is False, and yet render gives a picture")
+
+
 def _check_play(make: Make, faults: Faults) -> None:
     global_state = (random.getstate(), str(np.random.get_state()))
     env = watched(make(1), faults)
     alone = [_play(env, [seed], faults)[0] for seed in SEEDS]
     again = _play(env, SEEDS[:1], faults)[0]
+    _check_pictures(env, faults)
     env.close()
     _compare(alone[0], again, "an episode is another one after others were played", faults)
     other = watched(make(1), faults)

@@ -182,6 +182,7 @@ class Football(Env):
             teammate_blocks=layout.teammate_blocks(),
             noop=0,
             reward_range=REWARDS[rules.reward],
+            draws=True,
             columns={"won": Column((), "bool", "episode")},
         )
 

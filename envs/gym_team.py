@@ -108,7 +108,17 @@ def read(team: Team, name: str, kwargs: Mapping[str, Any]) -> Team:
 def outline(name: str, horizon: int, *, pays: bool = True) -> EnvSpec:
     """A spec of which `read` knows the rest; ``pays``: no reward is below 0."""
     paid = (0.0, np.inf) if pays else (-np.inf, np.inf)
-    return EnvSpec(name, n_agents=1, n_actions=1, obs_dim=1, state_dim=1, horizon=horizon, noop=0, reward_range=paid)
+    return EnvSpec(
+        name,
+        n_agents=1,
+        n_actions=1,
+        obs_dim=1,
+        state_dim=1,
+        horizon=horizon,
+        noop=0,
+        reward_range=paid,
+        draws=True,
+    )
 
 
 class TeamWorld(Env):

@@ -90,6 +90,7 @@ def survey(config: Config) -> Survey:
         obs_dim=spaces.flatdim(seen),
         state_dim=spaces.flatdim(seen),
         horizon=horizon,
+        draws="rgb_array" in world.metadata.get("render_modes", ()),
     )
     flat: Callable[[Any], Any] = np.ravel if isinstance(seen, spaces.Box) else partial(spaces.flatten, seen)
     return Survey(spec, flat, int(acted.start))
@@ -139,7 +140,7 @@ class SingleWorld(Env):
 
     def render(self) -> Array:
         """The picture of a twin that replays this episode, so that worlds which are not looked at draw nothing."""
-        if "rgb_array" not in self._world.metadata.get("render_modes", ()):
+        if not self.spec.draws:
             raise no_pictures(self.spec)
         if self._twin is None:
             self._twin = build(self._config, render_mode="rgb_array")

@@ -107,6 +107,7 @@ class Meet(BatchedEnv):
             teammate_blocks=(compasses,) * n,
             noop=STAY,
             reward_range=(-1 / config.horizon, 1 - 1 / config.horizon),
+            draws=True,
             columns={"won": Column((), "bool", "episode")},
         )
         self._mates = np.asarray([[j for j in range(n) if j != i] for i in range(n)])

@@ -127,6 +127,7 @@ def survey(config: Config) -> Survey:
             state_dim=int(np.sum(held)) if native is None else native.size,
             horizon=horizon(config, world),
             agents=tuple(str(agent) for agent in agents),
+            draws="rgb_array" in world.metadata.get("render_modes", ()),
             columns={"alive": Column((len(agents),), "bool", "views")},
         ),
         seats=seats,
@@ -235,7 +236,7 @@ class ParallelWorld(Env):
 
     def render(self) -> Array:
         """The picture of a twin that replays this episode, so that worlds which are not looked at draw nothing."""
-        if "rgb_array" not in self._world.metadata.get("render_modes", ()):
+        if not self.spec.draws:
             raise no_pictures(self.spec)
         if self._twin is None:
             self._twin = build(self._config.id, {**self._config.kwargs, "render_mode": "rgb_array"})

@@ -84,6 +84,7 @@ class PushBox(BatchedEnv):
             teammate_blocks=(((2, 3),), ((2, 3),)),
             noop=STAY,
             reward_range=(0.0, 1.0),
+            draws=True,
             columns={"won": Column((), "bool", "episode")} | dict.fromkeys(PUSHES, counted),
         )
 

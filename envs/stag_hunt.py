@@ -102,6 +102,7 @@ class StagHunt(BatchedEnv):
             state_groups={"hunters": tuple(range(grid**2)), "stags": tuple(range(grid**2, 2 * grid**2))},
             noop=STAY,
             reward_range=(config.penalty * config.stags, config.reward * min(config.stags, n // 2)),
+            draws=True,
             columns={"alive": Column((n,), "bool", "views"), "won": Column((), "bool", "episode")},
         )
         side = grid + 2 * sight

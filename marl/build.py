@@ -11,7 +11,7 @@ import algos
 import envs
 from marl import dice
 from marl.config import Settings, phase_ends
-from marl.env import BatchedEnv
+from marl.env import BatchedEnv, no_pictures
 from marl.fields import Mistake
 from marl.fleet import Fleet, make_fleet
 from marl.learner import Learner
@@ -43,6 +43,16 @@ def spec(settings: Settings) -> EnvSpec:
         return env.spec
     finally:
         env.close()
+
+
+def refuse_films(env_spec: EnvSpec, asked: str, none: str) -> None:
+    """Refuse that a world is filmed which has no pictures; ``none`` is the value that asks for no films.
+
+    Raises:
+        Mistake: it has none.
+    """
+    if not env_spec.draws:
+        raise Mistake(f"{asked}: {no_pictures(env_spec)}; allowed is {none}")
 
 
 @dataclass(frozen=True)

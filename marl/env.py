@@ -23,7 +23,7 @@ class EnvUnavailable(Mistake):
 
 def no_pictures(spec: EnvSpec) -> EnvUnavailable:
     """The refusal of a world that cannot be filmed."""
-    return EnvUnavailable(f"{spec.name} draws no pictures: neither video=true nor log.video_every_steps films it")
+    return EnvUnavailable(f"{spec.name} draws no pictures")
 
 
 @dataclass(frozen=True)

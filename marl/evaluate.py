@@ -177,6 +177,8 @@ def evaluate(argv: Sequence[str]) -> int:
         request = read(argv)
         settings, folder = cli.load(request.run, algos.ALGORITHMS, envs.ENVIRONMENTS, logdir=request.logdir)
         settings = settings if request.seed is None else replace(settings, seed=request.seed)
+        if request.video:
+            build.refuse_films(build.spec(settings), "video=true", none="video=false")
         weights, step = saved_weights(settings, folder, warn)
         make_folder(folder / FOLDER, f"run={request.run}")
         rows, frames = list[dict[str, float]](), None

@@ -109,8 +109,9 @@ class Update(NamedTuple):
     """Milliseconds of one update and its parts."""
 
     total: float
-    """Of the CPU; on a GPU, or with several threads, of the clock on the wall."""
     parts: dict[str, float]
+    clock: str
+    """Whose: of the ``CPU``; on a GPU, or with several threads, of the clock on the ``wall``."""
 
 
 def settle(learner: Learner, supply: Iterator[Record]) -> None:
@@ -145,7 +146,7 @@ def updates(learner: Learner, records: Sequence[Record], count: int) -> Update:
         profiled = (time.perf_counter() - began) * 1e6
     sections = [event for event in recorded.events() or [] if event.name in SECTIONS and not _within(event)]
     spent = {name: sum(event.cpu_time_total for event in sections if event.name == name) for name in SECTIONS}
-    return Update(total, {name: total * part / profiled for name, part in spent.items() if part})
+    return Update(total, {name: total * part / profiled for name, part in spent.items() if part}, _clock(learner))
 
 
 def _within(event: FunctionEvent) -> bool:
@@ -154,10 +155,13 @@ def _within(event: FunctionEvent) -> bool:
     return parent is not None and (parent.name in SECTIONS or _within(parent))
 
 
+def _clock(learner: Learner) -> str:
+    return "CPU" if learner.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+
 def milliseconds(learner: Learner, supply: Iterator[Record], count: int) -> float:
     """Of an update and all that comes with it: episodes are taken in as often as the ratio of updates says."""
-    spread = learner.device.type == "cuda" or torch.get_num_threads() > 1
-    clock = time.perf_counter if spread else time.process_time
+    clock = time.process_time if _clock(learner) == "CPU" else time.perf_counter
     catch_up(learner.device)
     began, first = clock(), learner.clock.updates
     while learner.clock.updates < first + count:

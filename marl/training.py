@@ -34,8 +34,11 @@ def train(settings: Settings) -> int:
     """
     torch.set_num_threads(settings.learner.threads)
     device = build.device(settings)
+    env_spec, films = build.spec(settings), settings.log.video_every_steps
+    if films:
+        build.refuse_films(env_spec, f"log.video_every_steps={films}", none="0")
     with _out_of_memory_told(device):
-        learner = build.learner(settings, build.spec(settings), device)
+        learner = build.learner(settings, env_spec, device)
         with held_folder(settings) as folder:
             run = Run(settings, learner, folder)
             try:

@@ -63,6 +63,8 @@ class EnvSpec:
     """[i][k]: the features of agent i's observation that describe its k-th team-mate; None where nothing is known."""
     noop: int | None = None
     reward_range: tuple[float, float] = (-np.inf, np.inf)
+    draws: bool = False
+    """Whether it has pictures: `render`."""
     columns: Mapping[str, Column] = field(default_factory=dict)
     """What the environment records beside the rest: ``alive`` (N,) views, ``won`` episode, ..."""
 

@@ -1,8 +1,9 @@
 """IQL on simple_spread, of each agent's own reward and of the team's: `python -m scripts.own_rewards [seeds] [steps]`.
 
 JaxMARL pays each agent for its own collisions, and its IQL learns of that; here every algorithm learns of the sum over
-the team. The structure and the settings are JaxMARL's (`scripts/yardstick.py`), with TD(0.6) and exploration that fades
-over a tenth of the steps.
+the team. Structure and settings are those of JaxMARL's first IQL, of the time of its published figure
+(`baselines/QLearning/iql_ps.py` of November 2023): those of `scripts/yardstick.py`, one-step targets, and exploration
+that fades over 100,000 steps of each copy.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from rich.table import Table
 from scripts.counts import counts
 from scripts.yardstick import COPIES, EPSILON, GAMMA, STEPS, Standing, Stretch, Yardstick, rollouts
 
-SEEDS, TRAINED = 2, 2_050_000
+SEEDS, TRAINED = 3, 2_050_000
 EVALUATIONS, LAST = 20, 5
 """Greedy evaluations on the way, and those that are told."""
-TD_LAMBDA, EPISODES = 0.6, 128
+EPISODES, FADES = 128, 100_000 / STEPS
+"""Of an evaluation; updates until exploration has faded."""
 
 
 class Independent(Yardstick):
@@ -37,20 +39,13 @@ class Independent(Yardstick):
         return jnp.stack([rewards[name if self.own else "__all__"] for name in self.names], -1)
 
     def _epsilon(self, update: jax.Array) -> jax.Array:
-        return jnp.clip(1 - (1 - EPSILON) * update / (0.1 * self.updates), EPSILON, 1)
+        return jnp.clip(1 - (1 - EPSILON) * update / FADES, EPSILON, 1)
 
     def _loss(self, params: Any, slow: Any, batch: Stretch) -> jax.Array:
         values = self._values(params, batch)
         chosen = jnp.take_along_axis(values, batch.actions[..., None], -1)[..., 0]
         later = jnp.take_along_axis(self._values(slow, batch), values.argmax(-1)[..., None], -1)[..., 0]
-
-        def back(after: jax.Array, now: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            reward, discount, following = now
-            target = reward + discount * ((1 - TD_LAMBDA) * following + TD_LAMBDA * after)
-            return target, target
-
-        steps = (batch.reward[:-1], GAMMA * (1 - batch.done[:-1, :, None]), later[1:])
-        _, target = jax.lax.scan(back, later[-1], steps, reverse=True)
+        target = batch.reward[:-1] + GAMMA * (1 - batch.done[:-1, :, None]) * later[1:]
         return jnp.square(chosen[:-1] - jax.lax.stop_gradient(target)).mean()
 
     def _judged(self, params: Any, key: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ from scripts.counts import counts
 
 COPIES, STEPS, BATCH, RING, HIDDEN, EMBED, HYPER = 8, 26, 32, 5_000, 64, 32, 128
 GAMMA, EPSILON, COPY_EVERY = 0.9, 0.05, 200
+ADAM = {"learning_rate": 5e-3, "eps": 1e-3}
 ROUNDS, UPDATES = 3, 400
 OUR_STEPS = 500
 """Environment steps of ours for each of those updates; both make one per 208, but the first of ours do not count."""
@@ -48,6 +49,10 @@ def rollouts(copies: int) -> CTRolloutManager:
     return CTRolloutManager(jaxmarl.make("MPE_simple_spread_v3"), batch_size=copies)
 
 
+dense = partial(nn.Dense, kernel_init=nn.initializers.orthogonal(2.0))
+"""A layer of an agent."""
+
+
 class Agent(nn.Module):
     """Dense, ReLU, GRU, dense; memories are emptied where an episode begins."""
 
@@ -56,7 +61,7 @@ class Agent(nn.Module):
     @nn.compact
     def __call__(self, memory: jax.Array, obs: jax.Array, begins: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(R, H), (T, R, O), (T, R) -> (R, H), (T, R, A)."""
-        features = nn.relu(nn.Dense(HIDDEN)(obs))
+        features = nn.relu(dense(HIDDEN)(obs))
 
         def step(cell: nn.GRUCell, carry: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             new, out = cell(jnp.where(now[1][:, None], 0.0, carry), now[0])
@@ -64,7 +69,7 @@ class Agent(nn.Module):
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
         memory, features = scan(nn.GRUCell(HIDDEN), memory, (features, begins))
-        return memory, nn.Dense(self.actions)(features)
+        return memory, dense(self.actions)(features)
 
 
 class Mixer(nn.Module):
@@ -120,7 +125,7 @@ class Yardstick:
         self.env = rollouts(COPIES)
         self.names = self.env.agents
         self.agent, self.mixer = Agent(self.env.max_action_space), Mixer()
-        self.adam = optax.chain(optax.clip_by_global_norm(25.0), optax.adam(5e-3))
+        self.adam = optax.chain(optax.clip_by_global_norm(25.0), optax.adam(**ADAM))
         self.run = jax.jit(self._run, static_argnums=1, donate_argnums=0)
         key = jax.random.PRNGKey(seed)
         standing = self._start(self.env, key)

@@ -56,6 +56,18 @@ def test_what_an_update_waits_for_at_first_is_in_its_cost(algorithm, part):
     assert part != "bonuses" or "fim/reward" in learner.update()
 
 
+@pytest.mark.parametrize(("threads", "clock"), [(1, "CPU"), (2, "wall")])
+def test_an_update_says_whose_time_it_tells(threads, clock):
+    (run,) = costs.asked([*SMALL, "--", "algo=vdn"])
+    learner = build.learner(run.settings, build.spec(run.settings), torch.device("cpu"))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert rates.updates(learner, costs.episodes(run.settings), 1).clock == clock
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_section_lasts_until_the_device_has_done_what_it_asked(monkeypatch):
     monkeypatch.setattr(sections, "catch_up", lambda device: time.sleep(0.05))
     with (
@@ -105,4 +117,10 @@ def test_the_bench_sets_what_is_achieved_beside_what_is_possible():
     ratio = float(rollouts[0].replace(",", "")) / float(raw[0].replace(",", ""))
     assert float(rollouts[1]) == pytest.approx(ratio, abs=0.01)
     assert len(rows["training, steps per wall second"]) == 2
-    assert {"learner, ms per update", "backward", "optimiser", "moved per episode, bytes"} <= rows.keys()
+    assert {
+        "learner, ms per update",
+        "learner, updates per CPU second",
+        "backward",
+        "optimiser",
+        "moved per episode, bytes",
+    } <= rows.keys()

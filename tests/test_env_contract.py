@@ -167,6 +167,11 @@ class Scribbling(Honest):
         return told
 
 
+class Pictured(Honest):
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
 def columns_without(name):
     return lambda told, now: {key: value for key, value in told.columns.items() if key != name}
 
@@ -179,6 +184,7 @@ BROKEN = {
     "no agents": (declaring(agents=("one",)), "spec.agents does not give 2 agents a name each"),
     "twins": (declaring(agents=("same", "same")), "spec.agents does not give 2 agents a name each"),
     "noop": (declaring(noop=3), "spec.noop is 3: one of 3 actions is needed"),
+    "pictures": (Pictured, "spec.draws is False, and yet render gives a picture"),
     "range": (declaring(reward_range=(1.0, 0.0)), "spec.reward_range is (1.0, 0.0)"),
     "horizon": (declaring(horizon=0), "spec.horizon is 0: a whole number from 1 on is needed"),
     "fractions": (declaring(horizon=7.0), "spec.horizon is 7.0: a whole number from 1 on is needed"),

@@ -158,7 +158,7 @@ def test_help_tells_every_setting(capsys):
         (["run={saved}", "attack=random_actions", "attack.name=other"], "chosen by attack=NAME"),
         (["run={saved}", "attack=random_actions,none"], "attack=random_actions,none: allowed is one value"),
         (["run={saved}", "seed=1,2"], "seed=1,2: allowed is one value"),
-        (["run={saved}", "video=true"], "matrix:climbing draws no pictures"),
+        (["run={saved}", "video=true"], "video=true: matrix:climbing draws no pictures; allowed is video=false"),
         (["{saved}"], "allowed is key=value"),
     ],
 )

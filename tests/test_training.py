@@ -49,6 +49,13 @@ def test_networks_that_no_memory_holds_are_one_line_and_leave_no_folder(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_films_of_a_world_without_pictures_are_one_line_and_leave_no_folder(tmp_path, capsys):
+    status, line = ends(tmp_path, capsys, "env=matrix", "log.video_every_steps=500")
+    assert status == 2
+    assert line == "error: log.video_every_steps=500: matrix:climbing draws no pictures; allowed is 0"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_batch_that_broke_a_run_is_kept(tmp_path, capsys):
     status, line = ends(tmp_path, capsys, "algo.optimizer.lr=1e38", "name=broken")
     assert status == 1

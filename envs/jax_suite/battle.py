@@ -72,6 +72,7 @@ def battle(config: Config) -> Task:
         teammate_blocks=(block,) * allies,
         noop=STOP,
         reward_range=(min(0.0, bonus), 1.0 + max(0.0, bonus)),
+        draws=True,
         columns={
             "alive": Column((allies,), "bool", "views"),
             "enemy_alive": Column((enemies,), "bool", "views"),

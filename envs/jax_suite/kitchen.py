@@ -46,6 +46,7 @@ def kitchen(config: Config) -> Task:
         teammate_blocks=((block,), (block,)),
         noop=STAY,
         reward_range=(0.0, 2 * (DELIVERY + SHAPED * config.shaping)),
+        draws=True,
         columns={"soups": Column((), "int16", "episode")},
     )
     return Task(config, layout, spec, (LAYERS * len(cells),) * 2, (6, 6), options)

@@ -33,6 +33,7 @@ def _particles(
         horizon=config.horizon or 26,
         agents=agents,
         reward_range=(-math.inf, 0.0),  # distances and collisions
+        draws=True,
         **more,
     )
     return Task(config, None, spec, widths, choices, options)

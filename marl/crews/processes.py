@@ -13,12 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from threading import Thread
-from typing import IO, NamedTuple
+from typing import IO
 
 from marl.crews.crew import GRACE, Crew, Event, Fault, News, Player, Ready, Weights, bounded_threads
 from marl.worker import Plan, Worker
@@ -27,9 +28,12 @@ GONE = (BrokenPipeError, ConnectionResetError)
 """What a write says when the other side has ended; whoever reads learns the same, and acts."""
 
 
-class _Child(NamedTuple):
+@dataclass
+class _Child:
     process: BaseProcess
     connection: Connection
+    exit_code: int | None = None
+    """Once it was waited for; its number may be a stranger's from then on."""
 
 
 class LocalCrew(Crew):
@@ -113,16 +117,18 @@ class LocalCrew(Crew):
 
 
 def _kill(child: _Child) -> int:
-    """End a process and all it started; its exit code. Not yet waited for, its number cannot be another's."""
+    """End a process and all it started, once; its exit code."""
+    if child.exit_code is not None:
+        return child.exit_code
     pid = child.process.pid
     assert pid is not None, "a worker that was started has a number"
     with suppress(ProcessLookupError):  # it dies so young that it leads no group
         os.killpg(pid, signal.SIGKILL)
     child.process.kill()
     child.process.join()
-    code = child.process.exitcode
-    assert code is not None, "a process that was waited for has an exit code"
-    return code
+    child.exit_code = child.process.exitcode
+    assert child.exit_code is not None, "a process that was waited for has an exit code"
+    return child.exit_code
 
 
 def _ending(code: int) -> str:
