@@ -1,9 +1,9 @@
-"""IQL on simple_spread, of each agent's own reward and of the team's: `python -m scripts.own_rewards [seeds] [steps]`.
+"""IQL on simple_spread, of own rewards and the team's: `python -m scripts.own_rewards [seeds] [steps] [lambda]`.
 
 JaxMARL pays each agent for its own collisions, and its IQL learns of that; here every algorithm learns of the sum over
 the team. Structure and settings are those of JaxMARL's first IQL, of the time of its published figure
 (`baselines/QLearning/iql_ps.py` of November 2023): those of `scripts/yardstick.py`, one-step targets, and exploration
-that fades over 100,000 steps of each copy.
+that fades over 100,000 steps of each copy. With lambda, a whole number of percent, targets are TD(lambda)'s.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ EPISODES, FADES = 128, 100_000 / STEPS
 class Independent(Yardstick):
     """IQL: no mixer, a target for each agent."""
 
-    def __init__(self, seed: int, own: bool, steps: int) -> None:
-        self.own, self.judge = own, rollouts(EPISODES)
+    def __init__(self, seed: int, own: bool, steps: int, td_lambda: float) -> None:
+        self.own, self.td_lambda, self.judge = own, td_lambda, rollouts(EPISODES)
         self.updates = steps // (COPIES * STEPS)
         super().__init__(seed)
         self._judge = jax.jit(self._judged)
@@ -45,8 +45,21 @@ class Independent(Yardstick):
         values = self._values(params, batch)
         chosen = jnp.take_along_axis(values, batch.actions[..., None], -1)[..., 0]
         later = jnp.take_along_axis(self._values(slow, batch), values.argmax(-1)[..., None], -1)[..., 0]
-        target = batch.reward[:-1] + GAMMA * (1 - batch.done[:-1, :, None]) * later[1:]
+        target = self._targets(batch.reward[:-1], GAMMA * (1 - batch.done[:-1, :, None]), later[1:])
         return jnp.square(chosen[:-1] - jax.lax.stop_gradient(target)).mean()
+
+    def _targets(self, reward: jax.Array, discount: jax.Array, following: jax.Array) -> jax.Array:
+        """(T, B, N); where a stretch is cut, the trace ends in the last value."""
+        one_step = reward + discount * following
+        if not self.td_lambda:
+            return one_step
+
+        def back(after: jax.Array, now: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            target, reward, discount = now
+            traced = (1 - self.td_lambda) * target + self.td_lambda * (reward + discount * after)
+            return traced, traced
+
+        return jax.lax.scan(back, following[-1], (one_step, reward, discount), reverse=True)[1]
 
     def _judged(self, params: Any, key: jax.Array) -> jax.Array:
         """The team's return of greedy episodes, mean."""
@@ -64,14 +77,15 @@ class Independent(Yardstick):
         return returns
 
 
-def main(seeds: int = SEEDS, steps: int = TRAINED) -> None:
+def main(seeds: int = SEEDS, steps: int = TRAINED, percent: int = 0) -> None:
     table = Table("seed", "own rewards", "the team's reward", box=None)
-    table.title = f"IQL on simple_spread, {steps:,} steps: the last {LAST} greedy evaluations"
+    targets = f"TD({percent / 100:g})" if percent else "one step"
+    table.title = f"IQL on simple_spread, {targets}, {steps:,} steps: the last {LAST} greedy evaluations"
     for seed in range(seeds):
-        told = [Independent(seed, own, steps).learn()[-LAST:] for own in (True, False)]
+        told = [Independent(seed, own, steps, percent / 100).learn()[-LAST:] for own in (True, False)]
         table.add_row(str(seed), *(f"{sum(returns) / LAST:.1f}" for returns in told))
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main(*counts(__doc__, 2))
+    main(*counts(__doc__, 3))
