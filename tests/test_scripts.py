@@ -32,12 +32,26 @@ def test_the_yardstick_takes_turns_with_us():
 @pytest.mark.slow
 def test_iql_in_jax_learns_of_own_rewards_and_of_the_teams():
     pytest.importorskip("jaxmarl")
-    command = [sys.executable, "-m", "scripts.own_rewards", "1", "60000"]
+    command = [sys.executable, "-m", "scripts.own_rewards", "1", "400000"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (row,) = re.findall(r"^ *0 +(-[\d.]+) +(-[\d.]+) *$", told, re.MULTILINE)
     own, team = map(float, row)
     random = -83.0
-    assert own > random and own != team, (own, team)
+    assert own > random and team > random and own != team, (own, team)
+
+
+@pytest.mark.slow
+def test_iql_in_jax_has_td_lambda_too():
+    """Two steps by hand: the last target is its one-step target, 2 + 0.9 * 20; the first is (10 + 1 + 0.9 * 20) / 2."""
+    pytest.importorskip("jaxmarl")
+    lines = (
+        "from scripts.own_rewards import Independent, jnp",
+        "learner, column = Independent.__new__(Independent), lambda *steps: jnp.asarray(steps)[:, None, None]",
+        "learner.td_lambda = 0.5",
+        "print(learner._targets(column(1.0, 2.0), column(0.9, 0.9), column(10.0, 20.0)).ravel().tolist())",
+    )
+    told = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "[14.5, 20.0]"
 
 
 @pytest.mark.slow
